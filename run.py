@@ -1,0 +1,19 @@
+"""The door: `python run.py --help` says what can be typed."""
+
+import hydra
+from omegaconf import DictConfig
+
+from tbptt import config, tasks
+from tbptt.door import one_sentence_errors
+
+config.register()
+
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def main(composed: DictConfig) -> None:
+    tasks.run(composed)
+
+
+if __name__ == "__main__":
+    with one_sentence_errors():
+        main()

@@ -1,0 +1,138 @@
+"""The whole configuration: one dataclass schema per group, owned by its component, put together here.
+
+`python run.py` composes it from conf/ (Hydra); `typed` turns the result into plain dataclasses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from tbptt import models
+from tbptt.data.config import DataConfig
+from tbptt.data.corpora import corpus_named
+from tbptt.errors import UserError
+from tbptt.evaluation.config import EvalConfig
+from tbptt.models import ModelConfig
+from tbptt.report import config as loggers
+from tbptt.report.config import LoggerConfig
+from tbptt.training import optimizers, schedules
+from tbptt.training.config import TrainerConfig
+from tbptt.training.optimizers import OptimizerConfig
+from tbptt.training.schedules import SchedulerConfig
+
+
+class Task(Enum):
+    train = "train"
+    eval = "eval"
+
+
+@dataclass
+class Config:
+    task: Task = Task.train
+    seed: int = 1
+    checkpoint: str | None = None  # what to evaluate; with task=train, the weights to start from
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    scheduler: SchedulerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    eval: EvalConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+    def check(self) -> None:
+        """Raise UserError for what cannot work, as far as it is known before any data is read."""
+        corpus = corpus_named(self.data.name)
+        self.eval.check()
+        if self.task is Task.eval:
+            if self.checkpoint is None:
+                raise UserError("task=eval needs checkpoint=RUN, the run directory (or checkpoint) to evaluate")
+            return  # model and data are those of the checkpoint
+        self.data.check()
+        corpus.check(self.data)
+        self.model.check(corpus.vocab_size(self.data))
+        self.optimizer.check()
+        self.scheduler.check()
+        self.trainer.check(self.data.batch_size)
+
+
+def typed(composed: DictConfig) -> Config:
+    """The dataclasses that a composed configuration stands for."""
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    return config
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain JSON values."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+T = TypeVar("T")
+
+
+def from_dict(schema: type[T], values: dict[str, Any]) -> T:
+    """The inverse of `as_dict`."""
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    assert isinstance(config, schema)
+    return config
+
+
+def register() -> None:
+    """Make the schemas and the resolvers known to Hydra; conf/ refers to them by name."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, schemas in {
+        "model": models.CONFIGS,
+        "optimizer": optimizers.CONFIGS,
+        "scheduler": schedules.CONFIGS,
+        "logger": loggers.CONFIGS,
+        "data": {"data": DataConfig},
+        "trainer": {"trainer": TrainerConfig},
+        "eval": {"eval": EvalConfig},
+    }.items():
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=schema, package=group)
+    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+    # Cached: Hydra hands the value on from the sweep to its jobs, whose own overrides differ.
+    OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True, use_cache=True)
+
+
+def run_dir(*, _root_: DictConfig) -> str:
+    """runs/CORPUS-MODEL-HASH, the hash over all that defines the numbers: the same command finds the same run."""
+    numbers = _numbers(_root_)
+    if _root_.task is Task.eval:
+        return f"runs/eval-{Path(str(_root_.checkpoint)).name}-{_short_hash([_root_.checkpoint, numbers['eval']])}"
+    return f"runs/{_root_.data.name}-{_root_.hydra.runtime.choices.model}-{_short_hash(numbers)}"
+
+
+def sweep_dir(overrides: list[str]) -> str:
+    """runs/sweep-HASH, the hash over the sweep's command line: the same sweep finds the same directory."""
+    return f"runs/sweep-{_short_hash(sorted(overrides))}"
+
+
+def _numbers(root: DictConfig) -> dict[str, Any]:
+    """The part of a composed configuration that losses and weights depend on."""
+    chosen = {}
+    for field in fields(Config):
+        if field.name not in ("task", "logger"):
+            node = root[field.name]
+            chosen[field.name] = node
+            if isinstance(node, DictConfig):
+                ignored = getattr(OmegaConf.get_type(node), "NOT_NUMBERS", ())
+                plain = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+                chosen[field.name] = {key: value for key, value in plain.items() if key not in ignored}
+    return chosen
+
+
+def _short_hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,49 @@
+"""A token stream cut into lanes, lanes cut into segments.
+
+Shapes: B lanes (of the global batch), L tokens of a lane, T tokens of a segment.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tbptt.errors import UserError
+
+
+class Lanes:
+    """Row b of every batch reads lane b from start to end; a lane's last segment may be shorter than tgt_len.
+
+    The target of every token is the one after it in the stream, across segment and lane borders too, so that cutting
+    loses nothing but the remainder that fills no whole lane.
+    """
+
+    def __init__(self, tokens_BL: np.ndarray, targets_BL: np.ndarray, tgt_len: int):
+        self.tokens_BL, self.targets_BL, self.tgt_len = tokens_BL, targets_BL, tgt_len
+
+    @classmethod
+    def cut(cls, stream: np.ndarray, batch_size: int, tgt_len: int) -> Lanes:
+        """Trim `stream` to whole lanes. UserError if it is too short to give every lane a token."""
+        length = (len(stream) - 1) // batch_size
+        if length < 1:
+            raise UserError(f"data.batch_size={batch_size} lanes need at least {batch_size + 1} tokens; there are {len(stream)}")
+        n = batch_size * length
+        return cls(stream[:n].reshape(batch_size, length), stream[1 : n + 1].reshape(batch_size, length), tgt_len)
+
+    @property
+    def batch_size(self) -> int:
+        return self.tokens_BL.shape[0]
+
+    def __len__(self) -> int:
+        """Segments in one epoch."""
+        return -(-self.tokens_BL.shape[1] // self.tgt_len)
+
+    def segment(self, index: int) -> tuple[Tensor, Tensor]:
+        """Tokens and targets of all lanes, each (B, T) int64."""
+        part = slice(index * self.tgt_len, (index + 1) * self.tgt_len)
+        return _tensor(self.tokens_BL[:, part]), _tensor(self.targets_BL[:, part])
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64))

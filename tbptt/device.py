@@ -1,0 +1,47 @@
+"""Which device a run uses and in which precision it computes there."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+
+import torch
+
+from tbptt.errors import UserError
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"  # mixed: weights in float32, products in bfloat16
+    fp16 = "fp16"  # mixed, with loss scaling
+    fp64 = "fp64"  # for checks
+
+
+MIXED = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one. UserError for a device this machine does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"trainer.device={name} is no device: it may be auto, cpu, cuda, cuda:0, cuda:1, ...") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"trainer.device={name} is not on this machine: it has {torch.cuda.device_count()} GPUs; use cpu or auto")
+    return device
+
+
+def parameter_dtype(precision: Precision) -> torch.dtype:
+    return torch.float64 if precision is Precision.fp64 else torch.float32
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """The context a forward pass runs in: mixed precision lowers the products, nothing else."""
+    return torch.autocast(device.type, MIXED[precision]) if precision in MIXED else nullcontext()
+
+
+def loss_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
+    """Loss scaling for fp16, whose gradients underflow; a no-op for the others."""
+    return torch.amp.GradScaler(device.type, enabled=precision is Precision.fp16)

@@ -1,0 +1,96 @@
+"""Between the command line and the tasks: what is wrong with a command is said in one sentence, before anything is written."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from contextlib import contextmanager
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from tbptt.config import typed
+from tbptt.errors import UserError
+
+
+class CheckConfig(Callback):
+    """Checks a single run's configuration before Hydra makes its run directory."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        composed = config.copy()
+        composed._set_flag("struct", False)
+        composed.pop("hydra")
+        try:
+            typed(composed).check()
+        except (UserError, OmegaConfBaseException) as error:
+            raise SystemExit(f"Error: {sentence(error)}") from error  # Hydra swallows a callback's Exceptions
+
+
+@contextmanager
+def one_sentence_errors():
+    """Print mistakes of the command line as one sentence and exit with 1; let all other exceptions show themselves."""
+    asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints exceptions itself, in its own way, and exits
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if asked_for_all:
+            raise
+        sys.exit(f"Error: {sentence(error)}")
+
+
+def sentence(error: BaseException) -> str:
+    """One sentence for an error of ours, of Hydra's or of OmegaConf's."""
+    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
+        error = error.__cause__
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.full_key:
+        return _unknown_key(error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not set: give {error.full_key}=VALUE"
+    if isinstance(error, ValidationError) and error.full_key:
+        return _wrong_type(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        choices = [option for option in error.options if not option.startswith("schema")]
+        return f"{group}={choice} is no choice of {group}: it may be {', '.join(choices)}"
+    return " ".join(str(error).split())
+
+
+def _unknown_key(error: OmegaConfBaseException) -> str:
+    *parents, key = str(error.full_key).split(".")
+    where = ".".join(parents)
+    known = sorted(field.name for field in fields(error.object_type)) if hasattr(error.object_type, "__dataclass_fields__") else []
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {'.'.join([*parents, close[0]])}? " if close else ""
+    there = f"{where} has" if where else "there are"
+    return f"unknown key {error.full_key}: {hint}{there} {', '.join(known)}"
+
+
+def _wrong_type(error: OmegaConfBaseException) -> str:
+    wanted: Any = error.ref_type
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if isinstance(wanted, type) and issubclass(wanted, Enum):
+        return f"{error.full_key} may be {', '.join(member.name for member in wanted)}; {_given(error)} is none of them"
+    message = str(error).split("\n")[0]
+    for kind, words in kinds.items():
+        if wanted is kind or re.search(kind.__name__, message, re.IGNORECASE):
+            return f"{error.full_key} must be {words}; {_given(error)} is not"
+    return f"{error.full_key}: {message}"
+
+
+def _given(error: OmegaConfBaseException) -> str:
+    quoted = re.search(r"[Vv]alue '(.*?)'", str(error))
+    return f"'{quoted[1]}'" if quoted else "what was given"

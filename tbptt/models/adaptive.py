@@ -1,0 +1,126 @@
+"""Adaptive input embedding and adaptive softmax (Baevski & Auli 2019; Grave et al. 2017) as Transformer-XL ties them.
+
+The vocabulary, sorted by frequency, is cut into clusters: the head [0, cutoffs[0]) and tails [cutoffs[i-1], cutoffs[i]).
+Cluster i embeds in d_embed // div_val**i dimensions and has a table of its own, shared by embedding and softmax.
+
+Shapes: N tokens (lanes and positions flattened), D model size, E embedding size of a cluster, V words of a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def cluster_bounds(vocab_size: int, cutoffs: Sequence[int]) -> list[tuple[int, int]]:
+    """The [first, last + 1) word ids of every cluster."""
+    edges = [0, *cutoffs, vocab_size]
+    return list(zip(edges, edges[1:]))
+
+
+def members(ids_N: Tensor, low: int, high: int) -> Tensor:
+    """Indices into `ids_N` of the words of cluster [low, high)."""
+    return ((ids_N >= low) & (ids_N < high)).nonzero().squeeze(1)
+
+
+class AdaptiveEmbedding(nn.Module):
+    """Word ids -> vectors of size D, scaled by sqrt(D).
+
+    Projections to D exist where the original has them: one per cluster with `div_val` > 1, else a single one for all
+    clusters if `d_embed` differs from D, else none.
+    """
+
+    def __init__(self, vocab_size: int, d_embed: int, d_model: int, cutoffs: Sequence[int], div_val: int):
+        super().__init__()
+        self.bounds = cluster_bounds(vocab_size, cutoffs)
+        self.d_model = d_model
+        sizes = [d_embed // div_val**i for i in range(len(self.bounds))]
+        self.tables = nn.ParameterList(
+            nn.Parameter(torch.empty(high - low, size)) for (low, high), size in zip(self.bounds, sizes)
+        )
+        projected = sizes if div_val > 1 else sizes[:1] if d_embed != d_model else []
+        self.projections = nn.ParameterList(nn.Parameter(torch.empty(d_model, size)) for size in projected)
+
+    def projection(self, cluster: int) -> Tensor | None:
+        """The (D, E) matrix of a cluster, None where embeddings already have size D."""
+        if not len(self.projections):
+            return None
+        return self.projections[cluster if len(self.projections) > 1 else 0]
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        ids_N = ids_BT.flatten()
+        if len(self.bounds) == 1:
+            x_ND = self._embed(ids_N, 0)
+        else:
+            x_ND = self.tables[0].new_zeros(len(ids_N), self.d_model)
+            for cluster, (low, high) in enumerate(self.bounds):
+                index = members(ids_N, low, high)
+                rows = self._embed(ids_N[index] - low, cluster)
+                x_ND = x_ND.to(rows.dtype).index_copy(0, index, rows)
+        return (x_ND * self.d_model**0.5).unflatten(0, ids_BT.shape)
+
+    def _embed(self, ids_N: Tensor, cluster: int) -> Tensor:
+        x_NE = F.embedding(ids_N, self.tables[cluster])
+        projection = self.projection(cluster)
+        return x_NE if projection is None else F.linear(x_NE, projection)
+
+
+class AdaptiveSoftmax(nn.Module):
+    """Negative log-likelihoods of the next word, or on demand the full table of log-probabilities.
+
+    The head scores its own words and one entry per tail; as in the original, tail i (from 1) is head column -i.
+    `tie_weight` shares the tables of `embedding`; `tie_projs[i]` says whether cluster i shares its projection.
+    """
+
+    def __init__(self, embedding: AdaptiveEmbedding, d_model: int, tie_weight: bool, tie_projs: Sequence[bool]):
+        super().__init__()
+        self.bounds = embedding.bounds
+        n_tails = len(self.bounds) - 1
+        self.tables = nn.ParameterList(
+            table if tie_weight else nn.Parameter(torch.empty_like(table)) for table in embedding.tables
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.empty(high - low)) for low, high in self.bounds)
+        projections = [embedding.projection(i) for i in range(len(self.bounds)) if len(embedding.projections)]
+        self.projections = nn.ParameterList(
+            shared if tied else nn.Parameter(torch.empty_like(shared)) for shared, tied in zip(projections, tie_projs)
+        )
+        if n_tails:
+            self.cluster_weight = nn.Parameter(torch.empty(n_tails, embedding.tables[0].shape[1]))
+            self.cluster_bias = nn.Parameter(torch.empty(n_tails))
+
+    def forward(self, h_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """(N, D) hidden states and (N,) next words -> (N,) losses in nats, in the order given."""
+        head_size = self.bounds[0][1] + len(self.bounds) - 1
+        head_targets_N = targets_N
+        for tail, (low, high) in enumerate(self.bounds[1:], start=1):
+            head_targets_N = head_targets_N.masked_fill((targets_N >= low) & (targets_N < high), head_size - tail)
+        nll_N = F.cross_entropy(self._head_logits(h_ND), head_targets_N, reduction="none")
+        for tail, (low, high) in enumerate(self.bounds[1:], start=1):
+            # Even a tail without a target takes part: its gradient is zero, never missing, as with one large table.
+            index = members(targets_N, low, high)
+            tail_nll = F.cross_entropy(self._logits(h_ND[index], tail), targets_N[index] - low, reduction="none")
+            nll_N = nll_N.index_add(0, index, tail_nll)
+        return nll_N
+
+    def log_probs(self, h_ND: Tensor) -> Tensor:
+        """(N, D) hidden states -> (N, vocabulary) log-probabilities."""
+        head = self._head_logits(h_ND).log_softmax(-1)
+        tails = [
+            head[:, -tail, None] + self._logits(h_ND, tail).log_softmax(-1) for tail in range(1, len(self.bounds))
+        ]
+        return torch.cat([head[:, : self.bounds[0][1]], *tails], dim=-1)
+
+    def _head_logits(self, h_ND: Tensor) -> Tensor:
+        if len(self.bounds) == 1:
+            return self._logits(h_ND, 0)
+        weight = torch.cat([self.tables[0], self.cluster_weight])
+        return F.linear(self._project(h_ND, 0), weight, torch.cat([self.biases[0], self.cluster_bias]))
+
+    def _logits(self, h_ND: Tensor, cluster: int) -> Tensor:
+        return F.linear(self._project(h_ND, cluster), self.tables[cluster], self.biases[cluster])
+
+    def _project(self, h_ND: Tensor, cluster: int) -> Tensor:
+        return F.linear(h_ND, self.projections[cluster].t()) if len(self.projections) else h_ND

@@ -1,0 +1,81 @@
+"""A multi-layer LSTM language model (cf. Merity et al. 2018, without their special regularisers) in the state protocol.
+
+Shapes: B lanes, T tokens of the segment, L layers, D d_model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.protocol import ModelConfig, RecurrentModel, State
+
+
+@dataclass
+class LSTMConfig(ModelConfig):
+    name: str = "lstm"
+    n_layer: int = 2
+    d_model: int = 512  # hidden units of every layer
+    d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
+    div_val: int = 1  # every further cluster's embeddings are this many times smaller
+    cutoffs: list[int] = field(default_factory=list)  # where the frequency-sorted vocabulary is cut into clusters
+    tie_weight: bool = True  # the softmax uses the embedding's tables
+    tie_projs: list[bool] | None = None  # per cluster: the softmax uses the embedding's projection; all
+    dropout: float = 0.0  # on embeddings, between layers and on the last layer's output
+    tgt_len: int = 128  # tokens per segment
+
+    def check(self, vocab_size: int | None) -> None:
+        super().check(vocab_size)
+        check_at_least(self, 1, "n_layer", "d_model")
+        check_probabilities(self, "dropout")
+        check_vocabulary_settings(self, vocab_size)
+
+    def build(self, vocab_size: int, activation_checkpointing: bool = False) -> LSTM:
+        self.check(vocab_size)
+        return LSTM(self, vocab_size)
+
+
+class LSTM(RecurrentModel):
+    """The state is (h, c), each (B, L, D)."""
+
+    def __init__(self, config: LSTMConfig, vocab_size: int):
+        super().__init__()
+        c = config
+        self.embedding = AdaptiveEmbedding(vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val)
+        between = c.dropout if c.n_layer > 1 else 0.0
+        self.lstm = nn.LSTM(c.d_model, c.d_model, c.n_layer, dropout=between, batch_first=True)
+        tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
+        self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs)
+        self.drop = nn.Dropout(c.dropout)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Recurrent weights U(-1/sqrt(D), 1/sqrt(D)) as in torch, all else as in Transformer-XL; forget gates open."""
+        D = self.lstm.hidden_size
+        for name, parameter in self.named_parameters():
+            if "lstm.weight" in name:
+                parameter.uniform_(-(D**-0.5), D**-0.5)
+            elif "bias" in name:
+                parameter.zero_()
+                if "lstm.bias_ih" in name:
+                    parameter[D : 2 * D] = 1.0
+            else:
+                parameter.normal_(0, 0.01 if "projections" in name else 0.02)
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        zeros = self.embedding.tables[0].new_zeros(batch_size, self.lstm.num_layers, self.lstm.hidden_size)
+        return zeros, zeros.clone()
+
+    def reach(self, tgt_len: int) -> None:
+        return None
+
+    def hidden(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
+        x_BTD = self.drop(self.embedding(tokens_BT))
+        h_LBD, c_LBD = (x.transpose(0, 1).to(x_BTD.dtype).contiguous() for x in state)
+        y_BTD, new = self.lstm(x_BTD, (h_LBD, c_LBD))
+        return self.drop(y_BTD), tuple(x.detach().transpose(0, 1).contiguous() for x in new)

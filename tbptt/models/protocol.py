@@ -1,0 +1,108 @@
+"""What every model of the framework is: a module that takes a state and returns the next one.
+
+A state is a pytree (tuples, lists and dicts, nested as the model likes) of tensors whose axis 0 is the LANE.
+That one rule lets the functions below slice, join and move the state of any model without knowing what it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbptt.errors import UserError
+
+State = Any  # a pytree of tensors, lanes on axis 0
+
+
+@dataclass
+class ModelConfig:
+    """Base of every model's configuration (a structured config of the `model` group)."""
+
+    name: str
+    tgt_len: int  # tokens per segment: one forward and backward pass
+
+    def check(self, vocab_size: int | None) -> None:
+        """Raise UserError for settings that cannot work; `vocab_size` is None while it is not known."""
+        if self.tgt_len < 1:
+            raise UserError(f"model.tgt_len={self.tgt_len} must be at least 1 token per segment")
+
+    def build(self, vocab_size: int, activation_checkpointing: bool = False) -> RecurrentModel:
+        raise NotImplementedError
+
+
+class RecurrentModel(nn.Module):
+    """The state protocol. B lanes, T tokens of one segment, D model size.
+
+    A model defines `initial_state`, `reach` and `hidden`, and has a `softmax` that turns hidden states into losses.
+    """
+
+    softmax: nn.Module
+
+    def initial_state(self, batch_size: int) -> State:
+        """The empty state of `batch_size` lanes."""
+        raise NotImplementedError
+
+    def hidden(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
+        """The last layer's output (B, T, D), after dropout, and the new state, detached."""
+        raise NotImplementedError
+
+    def reach(self, tgt_len: int) -> int | None:
+        """How many tokens back a state can carry anything, on a segment border; None if without limit."""
+        raise NotImplementedError
+
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor, state: State) -> tuple[Tensor, State]:
+        """The losses (B, T) in nats, in token order, and the new state, detached."""
+        h_BTD, state = self.hidden(tokens_BT, state)
+        return self.softmax(h_BTD.flatten(0, 1), targets_BT.flatten()).view_as(targets_BT), state
+
+    def log_probs(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
+        """The full table of log-probabilities (B, T, vocabulary) of the next token, and the new state."""
+        h_BTD, state = self.hidden(tokens_BT, state)
+        return self.softmax.log_probs(h_BTD.flatten(0, 1)).unflatten(0, tokens_BT.shape), state
+
+    def context(self) -> dict[str, Any]:
+        """The settings that say how far the model looks back, and may differ between training and evaluation."""
+        return {}
+
+    def set_context(self, **settings: Any) -> None:
+        """Change settings of `context()`; UserError for one the model does not have or cannot take."""
+        for key in settings:
+            if key not in self.context():
+                raise UserError(f"{key}={settings[key]} has no meaning for this model: it has {_listed(self.context())}")
+
+    @contextmanager
+    def with_context(self, **settings: Any):
+        """Use other context settings for a while; the settings before are restored at the end."""
+        before = self.context()
+        self.set_context(**settings)
+        try:
+            yield self
+        finally:
+            self.set_context(**before)
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    return ", ".join(settings) or "no context settings"
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """Apply `function` to the corresponding tensors of states of one structure."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return function(*states)
+    if isinstance(first, dict):
+        return {key: map_state(function, *(state[key] for state in states)) for key in first}
+    return type(first)(map_state(function, *parts) for parts in zip(*states, strict=True))
+
+
+def slice_lanes(state: State, lanes: slice) -> State:
+    return map_state(lambda x: x[lanes], state)
+
+
+def join_lanes(states: Sequence[State]) -> State:
+    return map_state(lambda *xs: torch.cat(xs), *states)

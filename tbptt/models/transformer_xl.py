@@ -1,0 +1,184 @@
+"""Transformer-XL (Dai et al. 2019, arXiv 1901.02860), equal to the authors' code.
+
+Shapes: B lanes, T tokens of the segment, M memory positions, K = M + T keys, D d_model, H heads, E d_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tbptt.errors import UserError
+from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from tbptt.models.attention import RelativeAttention, hidden_keys, inverse_frequencies, key_distances, sinusoid
+from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.protocol import ModelConfig, RecurrentModel, State
+
+
+@dataclass
+class TransformerXLConfig(ModelConfig):
+    name: str = "transformer_xl"
+    n_layer: int = 4
+    d_model: int = 256
+    n_head: int = 4
+    d_head: int = 64
+    d_inner: int = 1024  # hidden units of the feed-forward layers
+    d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
+    div_val: int = 1  # every further cluster's embeddings are this many times smaller
+    cutoffs: list[int] = field(default_factory=list)  # where the frequency-sorted vocabulary is cut into clusters
+    tie_weight: bool = True  # the softmax uses the embedding's tables
+    tie_projs: list[bool] | None = None  # per cluster: the softmax uses the embedding's projection; all but the first
+    dropout: float = 0.0
+    dropatt: float = 0.0  # dropout of attention weights
+    pre_lnorm: bool = False
+    untie_r: bool = False  # position biases u, v of their own in every layer
+    tgt_len: int = 128  # tokens per segment
+    mem_len: int = 128  # positions remembered per layer
+    clamp_len: int = -1  # distances beyond this count as this; -1: no limit
+    same_length: bool = False  # every query sees exactly mem_len keys, itself included
+
+    def check(self, vocab_size: int | None) -> None:
+        super().check(vocab_size)
+        check_at_least(self, 1, "n_layer", "d_model", "n_head", "d_head", "d_inner")
+        check_at_least(self, 0, "mem_len")
+        check_probabilities(self, "dropout", "dropatt")
+        check_vocabulary_settings(self, vocab_size)
+        if self.d_model % 2:
+            raise UserError(f"model.d_model={self.d_model} must be even: position embeddings pair sines with cosines")
+        check_context(self.mem_len, self.same_length)
+
+    def build(self, vocab_size: int, activation_checkpointing: bool = False) -> TransformerXL:
+        self.check(vocab_size)
+        return TransformerXL(self, vocab_size, activation_checkpointing)
+
+
+def check_context(mem_len: int, same_length: bool) -> None:
+    if mem_len < 0:
+        raise UserError(f"mem_len={mem_len} must be 0 or more")
+    if same_length and mem_len == 0:
+        raise UserError("same_length=true lets every query see exactly mem_len keys: mem_len=0 leaves none, use at least 1")
+
+
+class FeedForward(nn.Module):
+    def __init__(self, d_model: int, d_inner: int, dropout: float):
+        super().__init__()
+        self.inner = nn.Linear(d_model, d_inner)
+        self.outer = nn.Linear(d_inner, d_model)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.outer(self.drop(self.inner(x_BTD).relu_()))
+
+
+class Layer(nn.Module):
+    """Relative attention, then feed-forward; LayerNorm after each residual sum or (pre_lnorm) before each branch."""
+
+    def __init__(self, config: TransformerXLConfig):
+        super().__init__()
+        c = config
+        self.pre_lnorm = c.pre_lnorm
+        self.attention = RelativeAttention(c.d_model, c.n_head, c.d_head, c.dropatt)
+        self.attention_norm = nn.LayerNorm(c.d_model)
+        self.feed_forward = FeedForward(c.d_model, c.d_inner, c.dropout)
+        self.feed_forward_norm = nn.LayerNorm(c.d_model)
+        self.drop = nn.Dropout(c.dropout)
+        if c.untie_r:
+            self.content_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
+            self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
+
+    def forward(self, x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, hidden_TK) -> Tensor:
+        context_BKD = torch.cat([memory_BMD, x_BTD], dim=1) if memory_BMD.shape[1] else x_BTD
+        bias = content_bias_HE, position_bias_HE
+        if self.pre_lnorm:
+            context_BKD = self.attention_norm(context_BKD)
+            queries_BTD = context_BKD[:, -x_BTD.shape[1] :]
+            x_BTD = x_BTD + self.drop(self.attention(queries_BTD, context_BKD, positions_KD, *bias, hidden_TK))
+            return x_BTD + self.drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
+        x_BTD = self.attention_norm(
+            x_BTD + self.drop(self.attention(x_BTD, context_BKD, positions_KD, *bias, hidden_TK))
+        )
+        return self.feed_forward_norm(x_BTD + self.drop(self.feed_forward(x_BTD)))
+
+
+class TransformerXL(RecurrentModel):
+    """The state is a tuple of memories, one (B, M, D) per layer: the last M <= mem_len inputs of that layer."""
+
+    def __init__(self, config: TransformerXLConfig, vocab_size: int, activation_checkpointing: bool = False):
+        super().__init__()
+        c = config
+        self.d_model, self.untie_r, self.activation_checkpointing = c.d_model, c.untie_r, activation_checkpointing
+        self.mem_len, self.clamp_len, self.same_length = c.mem_len, c.clamp_len, c.same_length
+        self.embedding = AdaptiveEmbedding(vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val)
+        self.register_buffer("inverse_frequency", inverse_frequencies(c.d_model), persistent=False)
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.n_layer))
+        if not c.untie_r:
+            self.content_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
+            self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
+        tie_projs = c.tie_projs if c.tie_projs is not None else [i > 0 for i in range(len(c.cutoffs) + 1)]
+        self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs)
+        self.drop = nn.Dropout(c.dropout)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The original's: N(0, 0.02), projections of embedding and softmax N(0, 0.01), LayerNorm N(1, 0.02), biases 0."""
+        for name, parameter in self.named_parameters():
+            if "projections" in name:
+                parameter.normal_(0, 0.01)
+            elif "norm.weight" in name:
+                parameter.normal_(1, 0.02)
+            elif name.endswith(("_HE", "weight")) or "tables" in name:
+                parameter.normal_(0, 0.02)
+            else:
+                parameter.zero_()
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
+        like = self.embedding.tables[0]
+        return tuple(like.new_empty(batch_size, 0, self.d_model) for _ in self.layers)
+
+    def reach(self, tgt_len: int) -> int:
+        """Each layer looks mem_len positions further back; memory is cut on segment borders."""
+        return len(self.layers) * -(-self.mem_len // tgt_len) * tgt_len
+
+    def context(self) -> dict[str, Any]:
+        return {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
+
+    def set_context(self, **settings: Any) -> None:
+        super().set_context(**settings)
+        settings = self.context() | settings
+        check_context(settings["mem_len"], settings["same_length"])
+        self.mem_len, self.clamp_len = settings["mem_len"], settings["clamp_len"]
+        self.same_length = settings["same_length"]
+
+    def hidden(self, tokens_BT: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
+        T = tokens_BT.shape[1]
+        x_BTD = self.drop(self.embedding(tokens_BT))
+        K = state[0].shape[1] + T
+        distance_K = key_distances(K, self.clamp_len, like=self.inverse_frequency)
+        positions_KD = self.drop(sinusoid(distance_K, self.inverse_frequency))
+        window = self.mem_len if self.same_length else None
+        hidden_TK = hidden_keys(T, K, window, x_BTD.device)
+        memories = []
+        for layer, memory_BMD in zip(self.layers, state):
+            memories.append(self._remember(memory_BMD, x_BTD))
+            bias_owner = layer if self.untie_r else self
+            bias = bias_owner.content_bias_HE, bias_owner.position_bias_HE
+            arguments = (x_BTD, memory_BMD, positions_KD, *bias, hidden_TK)
+            if self.activation_checkpointing and self.training:
+                x_BTD = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                x_BTD = layer(*arguments)
+        return self.drop(x_BTD), tuple(memories)
+
+    def _remember(self, memory_BMD: Tensor, x_BTD: Tensor) -> Tensor:
+        """The last mem_len positions of memory and segment, without gradient."""
+        new_BMD = x_BTD.detach()
+        if new_BMD.shape[1] < self.mem_len:
+            new_BMD = torch.cat([memory_BMD.to(new_BMD.dtype), new_BMD], dim=1)
+        start = max(0, new_BMD.shape[1] - self.mem_len)
+        return new_BMD[:, start:].contiguous()

@@ -1,0 +1,30 @@
+"""The learning curve of a run, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def draw_curves(metrics: list[dict[str, Any]], target: Path, title: str) -> None:
+    """Training and validation loss against tokens seen, in bits per character or byte, else as perplexity."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    key, label = ("bpc", "bits per character") if metrics and "bpc" in metrics[0] else ("ppl", "perplexity")
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for split, style in (("train", {"lw": 1, "alpha": 0.7}), ("valid", {"marker": "o", "ms": 4})):
+        points = [(m["tokens"], m[key]) for m in metrics if m.get("split", "train") == split]
+        if points:
+            axes.plot(*zip(*points), label=split, **style)
+    finite = sorted(m[key] for m in metrics)
+    if finite:
+        axes.set_ylim(finite[0] * 0.95, finite[int(len(finite) * 0.95)] * 1.05)  # the first steps would hide the rest
+    axes.set(xlabel="tokens seen", ylabel=label, title=title)
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(target, dpi=150)
+    plt.close(figure)

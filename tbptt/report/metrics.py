@@ -1,0 +1,66 @@
+"""Where the numbers of a run go: always metrics.jsonl, one JSON object a line; wandb if asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tbptt.errors import UserError
+from tbptt.report.config import LoggerConfig, WandbConfig, WandbMode
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; what a killed run left of a last line is passed over."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+class Metrics:
+    """Appends to metrics.jsonl, after dropping the lines beyond `step`, from which the run continues."""
+
+    def __init__(self, run_dir: Path, step: int, logger: LoggerConfig, config: dict[str, Any]):
+        self.path = run_dir / "metrics.jsonl"
+        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
+        new = self.path.with_suffix(".new")
+        new.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(new, self.path)
+        self.file = open(self.path, "a", buffering=1)
+        self.wandb = _wandb_run(logger, run_dir, config) if isinstance(logger, WandbConfig) else None
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.file.write(json.dumps(record) + "\n")
+        if self.wandb:
+            prefix = record.get("split", "train")
+            self.wandb.log({"step": record["step"]} | {f"{prefix}/{k}": v for k, v in record.items() if k not in ("step", "split")})
+
+    def close(self) -> None:
+        self.file.close()
+        if self.wandb:
+            self.wandb.finish()
+
+
+def _wandb_run(config: WandbConfig, run_dir: Path, run_config: dict[str, Any]):
+    """The wandb run of this run directory: the id is kept there, so that a resumed run continues the same one."""
+    import wandb
+
+    id_file = run_dir / "wandb_id"
+    if not id_file.exists():
+        id_file.write_text(wandb.util.generate_id())
+    if config.mode is WandbMode.online and wandb.api.api_key is None:
+        raise UserError("logger=wandb finds no account: run `wandb login` once, or use logger.mode=offline")
+    run = wandb.init(
+        project=config.project,
+        entity=config.entity,
+        id=id_file.read_text().strip(),
+        name=run_dir.name,
+        dir=str(run_dir),
+        mode=config.mode.name,
+        resume="allow",
+        config=run_config,
+    )
+    run.define_metric("*", step_metric="step")
+    return run

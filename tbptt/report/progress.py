@@ -1,0 +1,62 @@
+"""What a person watching a run sees: a bar on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """`advance` after each step, `show` for a line of metrics. On a terminal the bar carries the newest numbers."""
+
+    def __init__(self, total: int, done: int, what: str):
+        self.total, self.terminal = total, sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=not self.terminal, dynamic_ncols=True)
+
+    def advance(self) -> None:
+        self.bar.update()
+
+    def reach(self, done: int, total: int) -> None:
+        """Stand at `done` of `total`."""
+        self.bar.total, self.bar.n = total, done
+        self.bar.refresh()
+
+    def show(self, record: dict[str, Any], seconds_left: float | None = None) -> None:
+        numbers = _in_words(record)
+        if "split" in record:
+            log.info("step %s: %s %s", f"{record['step']:,}", record["split"], numbers)
+        elif self.terminal:
+            self.bar.set_postfix_str(numbers)
+        else:
+            left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
+            log.info("step %s of %s: %s%s", f"{record['step']:,}", f"{self.total:,}", numbers, left)
+
+
+@contextmanager
+def progress(total: int, done: int = 0, what: str = "train"):
+    shown = Progress(total, done, what)
+    with logging_redirect_tqdm():
+        try:
+            yield shown
+        finally:
+            shown.bar.close()
+
+
+def _in_words(record: dict[str, Any]) -> str:
+    words = [f"loss {record['loss']:.3f}"]
+    words.append(f"{record['bpc']:.3f} bits/char" if "bpc" in record else f"ppl {record['ppl']:.2f}")
+    words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+    return ", ".join(words)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

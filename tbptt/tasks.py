@@ -1,0 +1,161 @@
+"""What `python run.py task=...` does, from the composed configuration to results.json."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tbptt.config import Config, Task, as_dict, from_dict, typed
+from tbptt.data.config import DataConfig, Level
+from tbptt.data.lanes import Lanes
+from tbptt.data.prepare import PreparedCorpus, open_corpus
+from tbptt.device import parameter_dtype, pick_device
+from tbptt.evaluation.score import Score, report_lines, score
+from tbptt.models import CONFIGS as MODELS
+from tbptt.report.compressors import compressed_bits_per_byte
+from tbptt.report.curves import draw_curves
+from tbptt.report.metrics import Metrics, read_metrics
+from tbptt.report.progress import progress
+from tbptt.training.checkpoints import Checkpoints, find_checkpoint
+from tbptt.training.interrupt import stop_on_signal
+from tbptt.training.loop import Record, fit
+from tbptt.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def run(composed: DictConfig) -> None:
+    """Do the task in Hydra's output directory. What fails is written to the log before it is raised."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        config = typed(composed)
+        config.check()
+        {Task.train: train, Task.eval: evaluate}[config.task](config, run_dir)
+    except Exception as error:
+        (run_dir / "error.txt").write_text(f"{error}\n")
+        raise
+
+
+def train(config: Config, run_dir: Path) -> None:
+    """Train, or continue where the run directory's last checkpoint left off; then score the best weights."""
+    results_file = run_dir / "results.json"
+    if results_file.exists() and json.loads(results_file.read_text())["train"]["steps"] >= config.trainer.max_steps:
+        log.info("This run is finished: %s", results_file)
+        log.info("To train afresh, delete %s, or choose another seed= or hydra.run.dir=", run_dir)
+        return
+    device = pick_device(config.trainer.device)
+    corpus = open_corpus(config.data)
+    identity = {"model": as_dict(config.model), "data": as_dict(config.data) | corpus.identity()}
+    torch.manual_seed(config.seed)
+    model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
+    model.to(device, parameter_dtype(config.trainer.precision))
+    lanes = Lanes.cut(corpus.splits["train"], config.data.batch_size, config.model.tgt_len)
+    optimizer = config.optimizer.build(model.parameters())
+    schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
+    trainer, record = Trainer(model, lanes, optimizer, schedule, config.trainer, device), Record()
+
+    checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
+    newest = checkpoints.newest()
+    if newest:
+        newest.refuse_other(identity)
+        newest.load_weights(model)
+        saved = newest.training_state()
+        trainer.load_state_dict(saved["trainer"])
+        record = Record(**saved["record"])
+        log.info("Continuing from step %s of %s", f"{trainer.step:,}", run_dir)
+    elif config.checkpoint:
+        start = find_checkpoint(config.checkpoint)
+        start.load_weights(model)
+        log.info("Starting from the weights of %s", start.folder)
+    checkpoints.rewind(newest, record.best_step)
+
+    params = sum(parameter.numel() for parameter in model.parameters())
+    log.info("%s parameters, %s training tokens in %d lanes, on %s", f"{params:,}", f"{lanes.tokens_BL.size:,}", lanes.batch_size, device)
+    metrics = Metrics(run_dir, trainer.step, config.logger, as_dict(config))
+    valid_config = replace(config.eval, max_tokens=config.trainer.eval_tokens)
+
+    def validate() -> Score:
+        return score(model, corpus.splits["valid"], valid_config, config.model.tgt_len, config.trainer.precision)
+
+    info = {"identity": identity, "config": as_dict(config)}
+    with stop_on_signal() as stop, progress(config.trainer.max_steps, trainer.step) as shown:
+        fit(trainer, record, validate, checkpoints, info, metrics, shown, corpus.vocabulary.level, stop)
+    if stop.signum:
+        metrics.close()
+        log.info("Stopped after step %s and saved; the same command continues", f"{trainer.step:,}")
+        raise SystemExit(128 + stop.signum)
+
+    best = checkpoints.best()
+    best.load_weights(model)
+    trained = {
+        "steps": trainer.step,
+        "tokens": trainer.tokens,
+        "seconds": round(record.seconds, 1),
+        "tokens_per_second": round(trainer.tokens / record.seconds, 1),
+        "best_step": record.best_step,
+        "best_valid_loss": record.best_loss,
+    }
+    results = _score(config, config.model.tgt_len, model, corpus) | {"train": trained}
+    metrics.close()
+    draw_curves(read_metrics(metrics.path), run_dir / "curves.png", run_dir.name)
+    _write_results(results, run_dir)
+    log.info("Learning curve: %s, metrics: %s, checkpoints: %s", run_dir / "curves.png", metrics.path, checkpoints.folder)
+
+
+def evaluate(config: Config, run_dir: Path) -> None:
+    """Score a split with the weights of a checkpoint, under the settings of the `eval` group."""
+    assert config.checkpoint is not None
+    (run_dir / "results.json").unlink(missing_ok=True)
+    checkpoint = find_checkpoint(config.checkpoint)
+    trained = checkpoint.info["config"]
+    model_config = from_dict(MODELS[trained["model"]["name"]], trained["model"])
+    corpus = open_corpus(_eval_data(config, trained["data"]))
+    checkpoint.refuse_other_vocabulary(corpus.identity())
+    model = model_config.build(len(corpus.vocabulary))
+    checkpoint.load_weights(model)
+    model.to(pick_device(config.trainer.device), parameter_dtype(config.trainer.precision))
+    log.info("Evaluating %s (step %s)", checkpoint.folder, f"{checkpoint.info['step']:,}")
+    _write_results(_score(config, model_config.tgt_len, model, corpus), run_dir)
+
+
+def _eval_data(config: Config, trained: dict[str, Any]) -> DataConfig:
+    """The corpus of the checkpoint, unless the command line names another or changes where it is."""
+    overrides = [text for text in HydraConfig.get().overrides.task if text.startswith("data")]
+    if any(text.startswith("data=") for text in overrides):
+        return config.data
+    changes = OmegaConf.from_dotlist([text.removeprefix("data.") for text in overrides])
+    return from_dict(DataConfig, {**trained, **OmegaConf.to_container(changes)})
+
+
+def _score(config: Config, tgt_len: int, model: torch.nn.Module, corpus: PreparedCorpus) -> dict[str, Any]:
+    """Score config.eval.split and print what there is to say about it."""
+    split, level = config.eval.split, corpus.vocabulary.level
+    stream = corpus.splits[split.name]
+    log.info("Scoring the %s split", split.name)
+    with progress(1, what=split.name) as shown:
+        scored = score(model, stream, config.eval, tgt_len, config.trainer.precision, shown.reach)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    for line in report_lines(params, scored):
+        log.info("%s", line)
+    results = {"task": config.task.name, "split": split.name, **scored.as_dict(level), "params": params}
+    if level is Level.byte:
+        peers = compressed_bits_per_byte(stream[: scored.tokens + 1].tobytes())
+        log.info("%.3f bits per byte; of the same bytes %s", results["bpc"], ", ".join(f"{k} makes {v:.3f}" for k, v in peers.items()))
+        results["compressors"] = peers
+    return results
+
+
+def _write_results(results: dict[str, Any], run_dir: Path) -> None:
+    new = run_dir / "results.new"
+    new.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(new, run_dir / "results.json")
+    (run_dir / "error.txt").unlink(missing_ok=True)
+    log.info("Results: %s", run_dir / "results.json")

@@ -1,0 +1,51 @@
+"""What the `trainer` group configures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from tbptt.device import Precision
+from tbptt.errors import UserError
+
+
+class ResetState(Enum):
+    epoch = "epoch"
+    never = "never"
+
+
+@dataclass
+class TrainerConfig:
+    max_steps: int = 200_000  # updates
+    micro_batch: int | None = None  # lanes run at once; must divide the lanes. None: all of them
+    clip: float = 0.25  # largest norm of the gradient; 0: no clipping
+    precision: Precision = Precision.fp32
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    reset_state: ResetState = ResetState.epoch  # when the state becomes empty again
+    activation_checkpointing: bool = False  # less memory, more arithmetic
+    max_nonfinite: int = 20  # give up after so many updates in a row without a finite loss and gradient
+    log_every: int = 100  # steps between lines of metrics.jsonl
+    eval_every: int = 4_000  # steps between validations
+    eval_tokens: int | None = None  # score only so many tokens of the validation split while training
+    save_every: int = 1_000  # steps between checkpoints
+    keep: int = 2  # checkpoints kept besides the best
+
+    NOT_NUMBERS: ClassVar = (  # what changes speed, memory or bookkeeping, never a loss
+        "micro_batch", "device", "activation_checkpointing", "log_every", "save_every", "keep",
+    )  # fmt: skip
+
+    def check(self, batch_size: int) -> None:
+        for key in ("max_steps", "log_every", "eval_every", "save_every", "keep", "max_nonfinite"):
+            if getattr(self, key) < 1:
+                raise UserError(f"trainer.{key}={getattr(self, key)} must be 1 or more")
+        if self.clip < 0:
+            raise UserError(f"trainer.clip={self.clip} must be a positive norm, or 0 for no clipping")
+        if self.eval_tokens is not None and self.eval_tokens < 1:
+            raise UserError(f"trainer.eval_tokens={self.eval_tokens} must be 1 or more, or null for the whole split")
+        lanes = self.micro_batch
+        if lanes is not None and (lanes < 1 or batch_size % lanes):
+            divisors = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
+            raise UserError(
+                f"trainer.micro_batch={lanes} does not divide data.batch_size={batch_size} lanes: it may be {divisors}"
+            )

@@ -1,0 +1,81 @@
+"""The training loop: update, log, validate, save, until the last step or until somebody asks to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tbptt.data.config import Level
+from tbptt.evaluation.score import Score, loss_units
+from tbptt.report.metrics import Metrics
+from tbptt.report.progress import Progress
+from tbptt.training.checkpoints import Checkpoints
+from tbptt.training.interrupt import StopRequest
+from tbptt.training.trainer import Trainer
+
+
+@dataclass
+class Record:
+    """What the loop itself must remember between steps, and a checkpoint between runs."""
+
+    loss_sum: float = 0.0  # over the updates since the last line of metrics
+    updates: int = 0
+    best_loss: float = math.inf  # of all validations
+    best_step: int = 0
+    seconds: float = 0.0  # spent in updates, from the first step on
+
+
+def fit(
+    trainer: Trainer,
+    record: Record,
+    validate: Callable[[], Score],
+    checkpoints: Checkpoints,
+    checkpoint_info: dict[str, Any],
+    metrics: Metrics,
+    shown: Progress,
+    level: Level,
+    stop: StopRequest,
+) -> None:
+    """Train until `trainer.config.max_steps`, or until `stop` is requested; either way the last step is saved.
+
+    A step's order never changes (update, log, validate, save), so that a run continued from any checkpoint writes the
+    lines and the weights of a run that was never interrupted.
+    """
+    config = trainer.config
+    logged_at, logged_tokens = record.seconds, trainer.tokens
+    while trainer.step < config.max_steps and not stop.signum:
+        started = time.perf_counter()
+        update = trainer.update()
+        record.seconds += time.perf_counter() - started
+        record.loss_sum += update.loss
+        record.updates += 1
+        shown.advance()
+
+        step, is_last = trainer.step, trainer.step == config.max_steps
+        where = {"step": step, "epoch": (step - 1) // len(trainer.lanes), "tokens": trainer.tokens}
+        if is_last or step % config.log_every == 0:
+            rate = (trainer.tokens - logged_tokens) / (record.seconds - logged_at)
+            line = where | loss_units(record.loss_sum / record.updates, level)
+            line |= {"lr": update.lr, "grad_norm": update.grad_norm, "tokens_per_second": round(rate, 1)}
+            metrics.write(line)
+            shown.show(line, seconds_left=(config.max_steps - step) * record.seconds / step)
+            logged_at, logged_tokens = record.seconds, trainer.tokens
+            record.loss_sum, record.updates = 0.0, 0
+
+        improved = False
+        if is_last or step % config.eval_every == 0:
+            valid = validate()
+            trainer.schedule.observe(valid.loss)
+            rate = round(valid.tokens / valid.seconds, 1)
+            line = where | {"split": "valid"} | loss_units(valid.loss, level) | {"tokens_per_second": rate}
+            metrics.write(line)
+            shown.show(line)
+            if improved := valid.loss < record.best_loss:
+                record.best_loss, record.best_step = valid.loss, step
+
+        if is_last or improved or stop.signum or step % config.save_every == 0:
+            training = {"trainer": trainer.state_dict(), "record": asdict(record)}
+            checkpoints.save(step, trainer.model, training, checkpoint_info, best=improved)

@@ -1,0 +1,65 @@
+"""What the `optimizer` group configures: torch's optimizers, with the settings of the papers as defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from tbptt.errors import UserError
+
+
+@dataclass
+class OptimizerConfig:
+    name: str
+    lr: float = 2.5e-4
+
+    def check(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optimizer.lr={self.lr} must be positive")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+
+@dataclass
+class AdamConfig(OptimizerConfig):
+    name: str = "adam"
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+    def check(self) -> None:
+        super().check()
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers, each at least 0 and below 1")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, self.lr, tuple(self.betas), self.eps, fused=True)
+
+
+@dataclass
+class AdamWConfig(AdamConfig):
+    name: str = "adamw"
+    weight_decay: float = 0.01
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameters, self.lr, tuple(self.betas), self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
+
+@dataclass
+class SGDConfig(OptimizerConfig):
+    name: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True
+        )
+
+
+CONFIGS: dict[str, type[OptimizerConfig]] = {config.name: config for config in (AdamConfig, AdamWConfig, SGDConfig)}

@@ -1,0 +1,133 @@
+"""What the `scheduler` group configures: the learning rate as a closed form of the number of updates made.
+
+Every schedule may begin with `warmup_steps` of linear warm-up from 0; its own form starts where the warm-up ends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tbptt.errors import UserError
+
+
+@dataclass
+class SchedulerConfig:
+    name: str
+    warmup_steps: int = 0
+
+    def check(self) -> None:
+        if self.warmup_steps < 0:
+            raise UserError(f"scheduler.warmup_steps={self.warmup_steps} must be 0 or more")
+
+    def build(self, lr: float, max_steps: int) -> Schedule:
+        return Schedule(self, lr, max_steps)
+
+    def factor(self, step: int, steps: int) -> float:
+        """The share of the base rate after `step` of `steps` updates, both counted from the end of the warm-up."""
+        raise NotImplementedError
+
+
+class Schedule:
+    """The learning rate of each update; `observe` tells it a validation loss, which only plateau heeds."""
+
+    def __init__(self, config: SchedulerConfig, lr: float, max_steps: int):
+        self.config, self.base_lr, self.max_steps = config, lr, max_steps
+
+    def lr(self, step: int) -> float:
+        """The rate of the update made after `step` updates."""
+        warmup = self.config.warmup_steps
+        if step < warmup:
+            return self.base_lr * (step + 1) / (warmup + 1)
+        return self.base_lr * self.config.factor(step - warmup, self.max_steps - warmup)
+
+    def observe(self, valid_loss: float) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+@dataclass
+class CosineConfig(SchedulerConfig):
+    """Half a cosine from 1 to `min_factor` (the original's schedule, with 0)."""
+
+    name: str = "cosine"
+    min_factor: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        return self.min_factor + (1 - self.min_factor) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+@dataclass
+class InverseSqrtConfig(SchedulerConfig):
+    """Falls with 1 / sqrt(updates) after the warm-up (Vaswani et al. 2017)."""
+
+    name: str = "inverse_sqrt"
+    warmup_steps: int = 4_000
+
+    def factor(self, step: int, steps: int) -> float:
+        start = max(1, self.warmup_steps)
+        return math.sqrt(start / (start + step))
+
+
+@dataclass
+class ConstantConfig(SchedulerConfig):
+    name: str = "constant"
+
+    def factor(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass
+class PlateauConfig(ConstantConfig):
+    """Constant, and multiplied by `decay` whenever `patience` validations in a row brought no new best loss."""
+
+    name: str = "plateau"
+    decay: float = 0.5
+    patience: int = 2
+    min_factor: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.decay < 1 or self.patience < 1:
+            raise UserError(
+                f"scheduler.decay={self.decay} must lie between 0 and 1, scheduler.patience={self.patience} be 1 or more"
+            )
+
+    def build(self, lr: float, max_steps: int) -> Schedule:
+        return PlateauSchedule(self, lr, max_steps)
+
+
+class PlateauSchedule(Schedule):
+    config: PlateauConfig
+
+    def __init__(self, config: PlateauConfig, lr: float, max_steps: int):
+        super().__init__(config, lr, max_steps)
+        self.scale, self.best, self.waited = 1.0, math.inf, 0
+
+    def lr(self, step: int) -> float:
+        return super().lr(step) * self.scale
+
+    def observe(self, valid_loss: float) -> None:
+        if valid_loss < self.best:
+            self.best, self.waited = valid_loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.config.patience:
+            self.scale, self.waited = max(self.scale * self.config.decay, self.config.min_factor), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale, "best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scale, self.best, self.waited = state["scale"], state["best"], state["waited"]
+
+
+CONFIGS: dict[str, type[SchedulerConfig]] = {
+    config.name: config for config in (CosineConfig, InverseSqrtConfig, ConstantConfig, PlateauConfig)
+}
