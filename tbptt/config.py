@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -58,16 +59,28 @@ class Config:
         self.data.check()
         corpus.check(self.data)
         self.model.check(corpus.vocab_size(self.data))
+        self.model.check_eval(self.eval.context())
         self.optimizer.check()
         self.scheduler.check()
         self.trainer.check(self.data.batch_size)
 
 
 def typed(composed: DictConfig) -> Config:
-    """The dataclasses that a composed configuration stands for."""
+    """The dataclasses that a composed configuration stands for. UserError for keys they do not have (+key=value)."""
+    _refuse_added_keys(composed, "")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     return config
+
+
+def _refuse_added_keys(node: DictConfig, where: str) -> None:
+    schema: Any = OmegaConf.get_type(node)
+    known = [field.name for field in fields(schema)]
+    for key in map(str, node):
+        if key not in known:
+            raise UserError(f"unknown key {where}{key}: there are {', '.join(known)}")
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _refuse_added_keys(node[key], f"{where}{key}.")
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -80,7 +93,7 @@ def as_dict(config: Any) -> dict[str, Any]:
 T = TypeVar("T")
 
 
-def from_dict(schema: type[T], values: dict[str, Any]) -> T:
+def from_dict(schema: type[T], values: Mapping[str, Any] | DictConfig) -> T:
     """The inverse of `as_dict`."""
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     assert isinstance(config, schema)
@@ -91,7 +104,7 @@ def register() -> None:
     """Make the schemas and the resolvers known to Hydra; conf/ refers to them by name."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for group, schemas in {
+    groups: dict[str, Mapping[str, type]] = {
         "model": models.CONFIGS,
         "optimizer": optimizers.CONFIGS,
         "scheduler": schedules.CONFIGS,
@@ -99,7 +112,8 @@ def register() -> None:
         "data": {"data": DataConfig},
         "trainer": {"trainer": TrainerConfig},
         "eval": {"eval": EvalConfig},
-    }.items():
+    }
+    for group, schemas in groups.items():
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema, package=group)
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
@@ -126,11 +140,12 @@ def _numbers(root: DictConfig) -> dict[str, Any]:
     for field in fields(Config):
         if field.name not in ("task", "logger"):
             node = root[field.name]
-            chosen[field.name] = node
             if isinstance(node, DictConfig):
                 ignored = getattr(OmegaConf.get_type(node), "NOT_NUMBERS", ())
-                plain = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
-                chosen[field.name] = {key: value for key, value in plain.items() if key not in ignored}
+                kept = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ignored])
+                chosen[field.name] = OmegaConf.to_container(kept, resolve=True, enum_to_str=True)
+            else:
+                chosen[field.name] = node
     return chosen
 
 

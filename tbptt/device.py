@@ -29,7 +29,8 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"trainer.device={name} is no device: it may be auto, cpu, cuda, cuda:0, cuda:1, ...") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"trainer.device={name} is not on this machine: it has {torch.cuda.device_count()} GPUs; use cpu or auto")
+        there = f"it has {torch.cuda.device_count()} GPUs"
+        raise UserError(f"trainer.device={name} is not on this machine, {there}: use cpu or auto")
     return device
 
 

@@ -1,4 +1,4 @@
-"""Between the command line and the tasks: what is wrong with a command is said in one sentence, before anything is written."""
+"""Between the command line and the tasks: a wrong command is answered with one sentence, before anything is written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
-from enum import Enum
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
@@ -40,7 +40,7 @@ class CheckConfig(Callback):
 
 
 @contextmanager
-def one_sentence_errors():
+def one_sentence_errors() -> Iterator[None]:
     """Print mistakes of the command line as one sentence and exit with 1; let all other exceptions show themselves."""
     asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints exceptions itself, in its own way, and exits
@@ -72,7 +72,8 @@ def sentence(error: BaseException) -> str:
 def _unknown_key(error: OmegaConfBaseException) -> str:
     *parents, key = str(error.full_key).split(".")
     where = ".".join(parents)
-    known = sorted(field.name for field in fields(error.object_type)) if hasattr(error.object_type, "__dataclass_fields__") else []
+    schema: Any = error.object_type
+    known = [field.name for field in fields(schema)] if is_dataclass(schema) else []
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {'.'.join([*parents, close[0]])}? " if close else ""
     there = f"{where} has" if where else "there are"
@@ -80,17 +81,12 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
 
 
 def _wrong_type(error: OmegaConfBaseException) -> str:
-    wanted: Any = error.ref_type
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if isinstance(wanted, type) and issubclass(wanted, Enum):
-        return f"{error.full_key} may be {', '.join(member.name for member in wanted)}; {_given(error)} is none of them"
     message = str(error).split("\n")[0]
-    for kind, words in kinds.items():
-        if wanted is kind or re.search(kind.__name__, message, re.IGNORECASE):
-            return f"{error.full_key} must be {words}; {_given(error)} is not"
+    quoted = re.search(r"[Vv]alue '(.*?)'", message)
+    given = f"'{quoted[1]}'" if quoted else "what was given"
+    if choices := re.search(r"expected one of \[(.*)\]", message):
+        return f"{error.full_key} may be {choices[1]}; {given} is none of them"
+    for kind, words in {"int": "a whole number", "float": "a number", "bool": "true or false"}.items():
+        if re.search(kind, message, re.IGNORECASE):
+            return f"{error.full_key} must be {words}; {given} is not"
     return f"{error.full_key}: {message}"
-
-
-def _given(error: OmegaConfBaseException) -> str:
-    quoted = re.search(r"[Vv]alue '(.*?)'", str(error))
-    return f"'{quoted[1]}'" if quoted else "what was given"

@@ -20,6 +20,7 @@ from tbptt.data.prepare import PreparedCorpus, open_corpus
 from tbptt.device import parameter_dtype, pick_device
 from tbptt.evaluation.score import Score, report_lines, score
 from tbptt.models import CONFIGS as MODELS
+from tbptt.models import RecurrentModel
 from tbptt.report.compressors import compressed_bits_per_byte
 from tbptt.report.curves import draw_curves
 from tbptt.report.metrics import Metrics, read_metrics
@@ -78,7 +79,8 @@ def train(config: Config, run_dir: Path) -> None:
     checkpoints.rewind(newest, record.best_step)
 
     params = sum(parameter.numel() for parameter in model.parameters())
-    log.info("%s parameters, %s training tokens in %d lanes, on %s", f"{params:,}", f"{lanes.tokens_BL.size:,}", lanes.batch_size, device)
+    tokens = f"{lanes.tokens_BL.size:,}"
+    log.info("%s parameters, %s training tokens in %d lanes, on %s", f"{params:,}", tokens, lanes.batch_size, device)
     metrics = Metrics(run_dir, trainer.step, config.logger, as_dict(config))
     valid_config = replace(config.eval, max_tokens=config.trainer.eval_tokens)
 
@@ -107,7 +109,9 @@ def train(config: Config, run_dir: Path) -> None:
     metrics.close()
     draw_curves(read_metrics(metrics.path), run_dir / "curves.png", run_dir.name)
     _write_results(results, run_dir)
-    log.info("Learning curve: %s, metrics: %s, checkpoints: %s", run_dir / "curves.png", metrics.path, checkpoints.folder)
+    log.info("Learning curve: %s", run_dir / "curves.png")
+    log.info("Metrics: %s", metrics.path)
+    log.info("Checkpoints: %s", checkpoints.folder)
 
 
 def evaluate(config: Config, run_dir: Path) -> None:
@@ -117,6 +121,7 @@ def evaluate(config: Config, run_dir: Path) -> None:
     checkpoint = find_checkpoint(config.checkpoint)
     trained = checkpoint.info["config"]
     model_config = from_dict(MODELS[trained["model"]["name"]], trained["model"])
+    model_config.check_eval(config.eval.context())
     corpus = open_corpus(_eval_data(config, trained["data"]))
     checkpoint.refuse_other_vocabulary(corpus.identity())
     model = model_config.build(len(corpus.vocabulary))
@@ -132,10 +137,10 @@ def _eval_data(config: Config, trained: dict[str, Any]) -> DataConfig:
     if any(text.startswith("data=") for text in overrides):
         return config.data
     changes = OmegaConf.from_dotlist([text.removeprefix("data.") for text in overrides])
-    return from_dict(DataConfig, {**trained, **OmegaConf.to_container(changes)})
+    return from_dict(DataConfig, trained | dict(changes))
 
 
-def _score(config: Config, tgt_len: int, model: torch.nn.Module, corpus: PreparedCorpus) -> dict[str, Any]:
+def _score(config: Config, tgt_len: int, model: RecurrentModel, corpus: PreparedCorpus) -> dict[str, Any]:
     """Score config.eval.split and print what there is to say about it."""
     split, level = config.eval.split, corpus.vocabulary.level
     stream = corpus.splits[split.name]
@@ -148,7 +153,8 @@ def _score(config: Config, tgt_len: int, model: torch.nn.Module, corpus: Prepare
     results = {"task": config.task.name, "split": split.name, **scored.as_dict(level), "params": params}
     if level is Level.byte:
         peers = compressed_bits_per_byte(stream[: scored.tokens + 1].tobytes())
-        log.info("%.3f bits per byte; of the same bytes %s", results["bpc"], ", ".join(f"{k} makes {v:.3f}" for k, v in peers.items()))
+        theirs = ", ".join(f"{name} makes {bits:.3f}" for name, bits in peers.items())
+        log.info("%.3f bits per byte; of the same bytes %s", results["bpc"], theirs)
         results["compressors"] = peers
     return results
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tbptt.data.config import DataConfig, Level
 from tbptt.errors import UserError
@@ -57,12 +58,13 @@ class StandardLibrary(Corpus):
     validation text.
     """
 
-    LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    LEFT_OUT: ClassVar = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
     def files(self, config: DataConfig) -> Files:
         root = Path(sysconfig.get_path("stdlib"))
         paths = [path.relative_to(root) for path in root.rglob("*.py")]
-        paths = sorted((path for path in paths if not self.LEFT_OUT & set(path.parts)), key=lambda path: path.as_posix())
+        paths = [path for path in paths if not self.LEFT_OUT & set(path.parts)]
+        paths.sort(key=lambda path: path.as_posix())
         if len(paths) < 40:
             raise UserError(f"data=stdlib: only {len(paths)} source files in {root}; use data=text data.path=FOLDER")
         files: Files = {split: [] for split in SPLITS}

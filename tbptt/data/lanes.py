@@ -27,7 +27,9 @@ class Lanes:
         """Trim `stream` to whole lanes. UserError if it is too short to give every lane a token."""
         length = (len(stream) - 1) // batch_size
         if length < 1:
-            raise UserError(f"data.batch_size={batch_size} lanes need at least {batch_size + 1} tokens; there are {len(stream)}")
+            raise UserError(
+                f"data.batch_size={batch_size} lanes need at least {batch_size + 1} tokens; there are {len(stream)}"
+            )
         n = batch_size * length
         return cls(stream[:n].reshape(batch_size, length), stream[1 : n + 1].reshape(batch_size, length), tgt_len)
 

@@ -60,11 +60,12 @@ def open_corpus(config: DataConfig) -> PreparedCorpus:
 def _open(folder: Path) -> PreparedCorpus:
     meta = json.loads((folder / "meta.json").read_text())
     dtype = np.dtype(meta["dtype"])
-    splits = {}
+    splits: dict[str, np.ndarray] = {}
     for split in SPLITS:
         path, expected = folder / f"{split}.bin", meta["splits"][split]["tokens"] * dtype.itemsize
         if path.stat().st_size != expected:
-            raise UserError(f"{path} has {path.stat().st_size} bytes instead of {expected}: delete {folder} to prepare it anew")
+            size = path.stat().st_size
+            raise UserError(f"{path} has {size} bytes instead of {expected}: delete {folder} to prepare it anew")
         splits[split] = np.memmap(path, dtype=dtype, mode="r")
         if unknown := meta["splits"][split]["unknown"]:
             log.info("%s: %d of %d tokens are unknown words", split, unknown, len(splits[split]))
@@ -150,8 +151,8 @@ def _write_tokens(target: Path, paths: list[Path], vocabulary: Vocabulary) -> di
     if unknown and UNK not in vocabulary.ids:
         some = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(3))
         raise UserError(
-            f"{paths[0]} has {unknown.total()} tokens ({len(unknown)} types, such as {some}) that train lacks, and train "
-            f"has no {UNK} to stand for them: put {UNK} into the training text, or use data.level=byte"
+            f"{paths[0]} has {unknown.total()} tokens ({len(unknown)} types, such as {some}) that train lacks, and "
+            f"train has no {UNK} to stand for them: put {UNK} into the training text, or use data.level=byte"
         )
     if tokens < 2:
         raise UserError(f"{paths[0]} has {tokens} tokens: a split needs at least 2, one to read and one to predict")

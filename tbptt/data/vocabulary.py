@@ -77,13 +77,13 @@ def pieces(path: Path, level: Level, lines_at_once: int = 100_000) -> Iterator[l
                     yield chunk
                     chunk = []
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text ({error.reason} near byte {error.start}): use data.level=byte") from error
+            raise UserError(f"{path} is not UTF-8 text ({error.reason}): convert it, or use data.level=byte") from error
     if chunk:
         yield chunk
 
 
 def count_vocabulary(paths: list[Path], level: Level) -> Vocabulary:
-    """The symbols of the training text by falling frequency (ties: first met first); `<eos>` leads, as in the original."""
+    """The symbols of the training text, most frequent first (then first met); `<eos>` leads, as in the original."""
     counts: Counter[str] = Counter()
     for path in paths:
         for chunk in pieces(path, level):

@@ -31,7 +31,7 @@ class LanePlan:
 
 
 def plan_lanes(n_segments: int, batch_size: int, burn_in: int) -> LanePlan:
-    """Share `n_segments` among at most `batch_size` lanes: all but the first add `burn_in` segments they do not score."""
+    """Share `n_segments` among at most `batch_size` lanes; all but the first also run `burn_in` unscored ones."""
     stride = max(1, -(-(n_segments - burn_in) // batch_size))
     lanes = max(1, -(-(n_segments - burn_in) // stride))
     return LanePlan(lanes, stride, burn_in) if lanes > 1 else LanePlan(1, n_segments, 0)

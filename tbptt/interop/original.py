@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tbptt.errors import UserError
-from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
+from tbptt.models.transformer_xl import Layer, TransformerXL, TransformerXLConfig
 
 # Of the original's constructor, what is not a setting of the model here: n_token is the vocabulary, ext_len was always
 # 0 in the published runs, the rest configures how it trained.
@@ -23,8 +23,8 @@ OPTIONS = TransformerXLConfig.__dataclass_fields__.keys() - {"name"}
 def build(weights: Mapping[str, Any], config: Mapping[str, Any]) -> TransformerXL:
     """A Transformer-XL with the original's weights.
 
-    `weights` maps the original's parameter names to arrays, `config` its constructor arguments to values. UserError if a
-    parameter is missing, left over, or of another shape.
+    `weights` maps the original's parameter names to arrays, `config` its constructor arguments to values. UserError if
+    a parameter is missing, left over, or of another shape.
     """
     options = {key: value for key, value in config.items() if key in OPTIONS}
     options = {"mem_len": 0, "tie_projs": None} | options
@@ -85,6 +85,7 @@ def correspondence(model: TransformerXL) -> dict[str, list[tuple[str, slice | No
     if not model.untie_r:
         names["content_bias_HE"], names["position_bias_HE"] = [("r_w_bias", None)], [("r_r_bias", None)]
     for i, layer in enumerate(model.layers):
+        assert isinstance(layer, Layer)
         attention, here, there = layer.attention, f"layers.{i}.", f"layers.{i}.dec_attn."
         n_query = attention.query.out_features
         names[here + "attention.query.weight"] = [(there + "qkv_net.weight", slice(0, n_query))]

@@ -1,7 +1,8 @@
 """Adaptive input embedding and adaptive softmax (Baevski & Auli 2019; Grave et al. 2017) as Transformer-XL ties them.
 
-The vocabulary, sorted by frequency, is cut into clusters: the head [0, cutoffs[0]) and tails [cutoffs[i-1], cutoffs[i]).
-Cluster i embeds in d_embed // div_val**i dimensions and has a table of its own, shared by embedding and softmax.
+The vocabulary, sorted by frequency, is cut into clusters: the head [0, cutoffs[0]) and tails [cutoffs[i-1],
+cutoffs[i]). Cluster i embeds in d_embed // div_val**i dimensions and has a table of its own, shared by embedding and
+softmax.
 
 Shapes: N tokens (lanes and positions flattened), D model size, E embedding size of a cluster, V words of a cluster.
 """
@@ -9,6 +10,7 @@ Shapes: N tokens (lanes and positions flattened), D model size, E embedding size
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 def cluster_bounds(vocab_size: int, cutoffs: Sequence[int]) -> list[tuple[int, int]]:
     """The [first, last + 1) word ids of every cluster."""
     edges = [0, *cutoffs, vocab_size]
-    return list(zip(edges, edges[1:]))
+    return list(pairwise(edges))
 
 
 def members(ids_N: Tensor, low: int, high: int) -> Tensor:
@@ -83,10 +85,11 @@ class AdaptiveSoftmax(nn.Module):
             table if tie_weight else nn.Parameter(torch.empty_like(table)) for table in embedding.tables
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.empty(high - low)) for low, high in self.bounds)
-        projections = [embedding.projection(i) for i in range(len(self.bounds)) if len(embedding.projections)]
-        self.projections = nn.ParameterList(
-            shared if tied else nn.Parameter(torch.empty_like(shared)) for shared, tied in zip(projections, tie_projs)
-        )
+        self.projections = nn.ParameterList()
+        for cluster, tied in enumerate(tie_projs):
+            shared = embedding.projection(cluster)
+            if shared is not None:
+                self.projections.append(shared if tied else nn.Parameter(torch.empty_like(shared)))
         if n_tails:
             self.cluster_weight = nn.Parameter(torch.empty(n_tails, embedding.tables[0].shape[1]))
             self.cluster_bias = nn.Parameter(torch.empty(n_tails))
@@ -108,9 +111,7 @@ class AdaptiveSoftmax(nn.Module):
     def log_probs(self, h_ND: Tensor) -> Tensor:
         """(N, D) hidden states -> (N, vocabulary) log-probabilities."""
         head = self._head_logits(h_ND).log_softmax(-1)
-        tails = [
-            head[:, -tail, None] + self._logits(h_ND, tail).log_softmax(-1) for tail in range(1, len(self.bounds))
-        ]
+        tails = [head[:, -tail, None] + self._logits(h_ND, tail).log_softmax(-1) for tail in range(1, len(self.bounds))]
         return torch.cat([head[:, : self.bounds[0][1]], *tails], dim=-1)
 
     def _head_logits(self, h_ND: Tensor) -> Tensor:

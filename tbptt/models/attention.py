@@ -50,7 +50,16 @@ def position_scores(q_BHTE: Tensor, r_KHE: Tensor) -> Tensor:
     return table.view(B, H, T * (K + 1))[..., T - 1 : T - 1 + T * K].view(B, H, T, K)
 
 
-def relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, content_bias_HE, position_bias_HE, hidden_TK, dropout: float) -> Tensor:
+def relative_attention(
+    q_BHTE: Tensor,
+    k_BHKE: Tensor,
+    v_BHKE: Tensor,
+    r_KHE: Tensor,
+    content_bias_HE: Tensor,
+    position_bias_HE: Tensor,
+    hidden_TK: Tensor,
+    dropout: float,
+) -> Tensor:
     """softmax(((q + u) . k + (q + v) . r) / sqrt(E)) applied to the values: (B, H, T, E).
 
     `content_bias_HE` is the paper's u, `position_bias_HE` its v; `dropout` acts on the attention weights.
@@ -80,5 +89,6 @@ class RelativeAttention(nn.Module):
         k_BHKE, v_BHKE = self.key_value(context_BKD).unflatten(-1, (2, H, -1)).permute(2, 0, 3, 1, 4)
         r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
         dropout = self.dropatt if self.training else 0.0
-        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, content_bias_HE, position_bias_HE, hidden_TK, dropout)
+        bias = content_bias_HE, position_bias_HE
+        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, hidden_TK, dropout)
         return self.output(y_BHTE.transpose(1, 2).flatten(-2))

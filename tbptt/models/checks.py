@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from tbptt.errors import UserError
@@ -23,7 +24,7 @@ def check_vocabulary_settings(config: Any, vocab_size: int | None) -> None:
     """d_embed, div_val, cutoffs and tie_projs, as adaptive embedding and softmax need them."""
     cutoffs = list(config.cutoffs)
     edges = [0, *cutoffs]
-    if any(low >= high for low, high in zip(edges, edges[1:])):
+    if any(low >= high for low, high in pairwise(edges)):
         raise UserError(f"model.cutoffs={cutoffs} must be positive and ascending, such as [20000, 40000, 200000]")
     if vocab_size is not None and cutoffs and cutoffs[-1] >= vocab_size:
         raise UserError(

@@ -6,7 +6,7 @@ That one rule lets the functions below slice, join and move the state of any mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,12 @@ class ModelConfig:
         if self.tgt_len < 1:
             raise UserError(f"model.tgt_len={self.tgt_len} must be at least 1 token per segment")
 
+    def check_eval(self, settings: dict[str, Any]) -> None:
+        """Raise UserError for context settings (eval.mem_len, ...) that this model cannot be evaluated with."""
+        if settings:
+            some = ", ".join(f"eval.{key}={value}" for key, value in settings.items())
+            raise UserError(f"{some} has no meaning for model {self.name}, whose state has no length to set")
+
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> RecurrentModel:
         raise NotImplementedError
 
@@ -41,7 +47,7 @@ class RecurrentModel(nn.Module):
     A model defines `initial_state`, `reach` and `hidden`, and has a `softmax` that turns hidden states into losses.
     """
 
-    softmax: nn.Module
+    softmax: Any  # an AdaptiveSoftmax, or a module that is called and has `log_probs` like it
 
     def initial_state(self, batch_size: int) -> State:
         """The empty state of `batch_size` lanes."""
@@ -73,26 +79,22 @@ class RecurrentModel(nn.Module):
         """Change settings of `context()`; UserError for one the model does not have or cannot take."""
         for key in settings:
             if key not in self.context():
-                raise UserError(f"{key}={settings[key]} has no meaning for this model: it has {_listed(self.context())}")
+                raise UserError(f"{key}={settings[key]} has no meaning for {type(self).__name__}")
 
     @contextmanager
-    def with_context(self, **settings: Any):
+    def with_context(self, **settings: Any) -> Iterator[None]:
         """Use other context settings for a while; the settings before are restored at the end."""
         before = self.context()
         self.set_context(**settings)
         try:
-            yield self
+            yield
         finally:
             self.set_context(**before)
 
 
-def _listed(settings: dict[str, Any]) -> str:
-    return ", ".join(settings) or "no context settings"
-
-
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
     """Apply `function` to the corresponding tensors of states of one structure."""
-    first = states[0]
+    first: Any = states[0]
     if isinstance(first, Tensor):
         return function(*states)
     if isinstance(first, dict):

@@ -45,23 +45,29 @@ class TransformerXLConfig(ModelConfig):
     def check(self, vocab_size: int | None) -> None:
         super().check(vocab_size)
         check_at_least(self, 1, "n_layer", "d_model", "n_head", "d_head", "d_inner")
-        check_at_least(self, 0, "mem_len")
         check_probabilities(self, "dropout", "dropatt")
         check_vocabulary_settings(self, vocab_size)
         if self.d_model % 2:
             raise UserError(f"model.d_model={self.d_model} must be even: position embeddings pair sines with cosines")
-        check_context(self.mem_len, self.same_length)
+        check_context("model.", self.mem_len, self.same_length)
+
+    def check_eval(self, settings: dict[str, Any]) -> None:
+        settings = {"mem_len": self.mem_len, "same_length": self.same_length} | settings
+        check_context("eval.", settings["mem_len"], settings["same_length"])
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> TransformerXL:
         self.check(vocab_size)
         return TransformerXL(self, vocab_size, activation_checkpointing)
 
 
-def check_context(mem_len: int, same_length: bool) -> None:
+def check_context(group: str, mem_len: int, same_length: bool) -> None:
     if mem_len < 0:
-        raise UserError(f"mem_len={mem_len} must be 0 or more")
+        raise UserError(f"{group}mem_len={mem_len} must be 0 or more")
     if same_length and mem_len == 0:
-        raise UserError("same_length=true lets every query see exactly mem_len keys: mem_len=0 leaves none, use at least 1")
+        raise UserError(
+            f"{group}same_length=true lets every query see exactly {group}mem_len keys, itself included: "
+            f"{group}mem_len=0 must be 1 or more"
+        )
 
 
 class FeedForward(nn.Module):
@@ -108,6 +114,10 @@ class Layer(nn.Module):
 class TransformerXL(RecurrentModel):
     """The state is a tuple of memories, one (B, M, D) per layer: the last M <= mem_len inputs of that layer."""
 
+    embedding: AdaptiveEmbedding
+    softmax: AdaptiveSoftmax
+    inverse_frequency: Tensor
+
     def __init__(self, config: TransformerXLConfig, vocab_size: int, activation_checkpointing: bool = False):
         super().__init__()
         c = config
@@ -126,7 +136,7 @@ class TransformerXL(RecurrentModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The original's: N(0, 0.02), projections of embedding and softmax N(0, 0.01), LayerNorm N(1, 0.02), biases 0."""
+        """As the original: N(0, 0.02), projections of embedding and softmax N(0, 0.01), LayerNorm N(1, 0.02), biases 0."""
         for name, parameter in self.named_parameters():
             if "projections" in name:
                 parameter.normal_(0, 0.01)
@@ -151,7 +161,7 @@ class TransformerXL(RecurrentModel):
     def set_context(self, **settings: Any) -> None:
         super().set_context(**settings)
         settings = self.context() | settings
-        check_context(settings["mem_len"], settings["same_length"])
+        check_context("", settings["mem_len"], settings["same_length"])
         self.mem_len, self.clamp_len = settings["mem_len"], settings["clamp_len"]
         self.same_length = settings["same_length"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,15 @@ class Metrics:
         new = self.path.with_suffix(".new")
         new.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(new, self.path)
-        self.file = open(self.path, "a", buffering=1)
+        self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 (open for the whole run)
         self.wandb = _wandb_run(logger, run_dir, config) if isinstance(logger, WandbConfig) else None
 
     def write(self, record: dict[str, Any]) -> None:
         self.file.write(json.dumps(record) + "\n")
         if self.wandb:
             prefix = record.get("split", "train")
-            self.wandb.log({"step": record["step"]} | {f"{prefix}/{k}": v for k, v in record.items() if k not in ("step", "split")})
+            numbers = {f"{prefix}/{key}": value for key, value in record.items() if key not in ("step", "split")}
+            self.wandb.log({"step": record["step"]} | numbers)
 
     def close(self) -> None:
         self.file.close()
@@ -49,7 +51,7 @@ def _wandb_run(config: WandbConfig, run_dir: Path, run_config: dict[str, Any]):
 
     id_file = run_dir / "wandb_id"
     if not id_file.exists():
-        id_file.write_text(wandb.util.generate_id())
+        id_file.write_text(secrets.token_hex(4))
     if config.mode is WandbMode.online and wandb.api.api_key is None:
         raise UserError("logger=wandb finds no account: run `wandb login` once, or use logger.mode=offline")
     run = wandb.init(
@@ -58,7 +60,7 @@ def _wandb_run(config: WandbConfig, run_dir: Path, run_config: dict[str, Any]):
         id=id_file.read_text().strip(),
         name=run_dir.name,
         dir=str(run_dir),
-        mode=config.mode.name,
+        mode="offline" if config.mode is WandbMode.offline else "online",
         resume="allow",
         config=run_config,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,8 @@ class Progress:
 
     def __init__(self, total: int, done: int, what: str):
         self.total, self.terminal = total, sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=not self.terminal, dynamic_ncols=True)
+        hidden = not self.terminal
+        self.bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=hidden, dynamic_ncols=True)
 
     def advance(self) -> None:
         self.bar.update()
@@ -40,7 +42,7 @@ class Progress:
 
 
 @contextmanager
-def progress(total: int, done: int = 0, what: str = "train"):
+def progress(total: int, done: int = 0, what: str = "train") -> Iterator[Progress]:
     shown = Progress(total, done, what)
     with logging_redirect_tqdm():
         try:

@@ -34,11 +34,15 @@ def report_sweep(sweep_dir: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     scored = [row for row in rows if "loss" in row]
-    _print_table(rows, columns, best=min(scored, key=lambda row: row["loss"]) if scored else None)
+    _print_table(rows, columns, best=min(scored, key=_loss, default=None))
     print(f"Table: {sweep_dir / 'sweep.csv'}")
     if scored:
         draw_sweep(scored, varied, sweep_dir / "sweep.png")
         print(f"Figure: {sweep_dir / 'sweep.png'}")
+
+
+def _loss(row: dict[str, Any]) -> float:
+    return row["loss"]
 
 
 def _job_number(path: Path) -> tuple[int, str]:
@@ -48,20 +52,22 @@ def _job_number(path: Path) -> tuple[int, str]:
 
 def _read_job(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A job's overrides, and its results or how it failed."""
-    overrides = OmegaConf.to_container(OmegaConf.from_dotlist(OmegaConf.to_container(OmegaConf.load(folder / ".hydra/overrides.yaml"))))
+    words = [str(word) for word in OmegaConf.load(folder / ".hydra/overrides.yaml")]
+    overrides = _flat(OmegaConf.from_dotlist(words))
     results, error = folder / "results.json", folder / "error.txt"
     if error.exists():
-        return _flat(overrides), {"status": f"failed: {error.read_text().strip()}"}
+        return overrides, {"status": f"failed: {error.read_text().strip()}"}
     if not results.exists():
-        return _flat(overrides), {"status": "unfinished"}
-    return _flat(overrides), {"status": "done"} | json.loads(results.read_text())
+        return overrides, {"status": "unfinished"}
+    return overrides, {"status": "done"} | json.loads(results.read_text())
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(tree: DictConfig, prefix: str = "") -> dict[str, Any]:
     """Nested overrides as dotted keys."""
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    for name, value in tree.items():
+        key = str(name)
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else {f"{prefix}{key}": value}
     return flat
 
 
@@ -91,7 +97,7 @@ def draw_sweep(rows: list[dict[str, Any]], varied: list[str], target: Path) -> N
     from matplotlib import pyplot as plt
 
     key, label = ("bpc", "bits per character") if "bpc" in rows[0] else ("ppl", "perplexity")
-    numeric = [k for k in varied if all(isinstance(row[k], int | float) and not isinstance(row[k], bool) for row in rows)]
+    numeric = [k for k in varied if all(type(row[k]) in (int, float) for row in rows)]
     x = max(numeric, key=lambda k: len({row[k] for row in rows}), default=None)
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     if x is None:

@@ -1,7 +1,7 @@
 """Checkpoints: folders that appear whole or not at all, checked by SHA-256, read without unpickling code.
 
-    checkpoints/step_00001000/   model.safetensors  training.pt  checkpoint.json
-    checkpoints/last, best       links to such folders
+checkpoints/step_00001000/ holds model.safetensors, training.pt and checkpoint.json; checkpoints/last and
+checkpoints/best are links to such folders.
 """
 
 from __future__ import annotations
@@ -162,8 +162,12 @@ def _name(step: int) -> str:
 def find_checkpoint(where: str) -> Checkpoint:
     """What `checkpoint=` names: a run directory (its best, else its last), `best` or `last` of one, or a checkpoint."""
     path = Path(where).expanduser()
-    candidates = [path / "checkpoints" / BEST, path / "checkpoints" / LAST, path.parent / "checkpoints" / path.name, path]
-    for candidate in candidates:
+    for candidate in (
+        path / "checkpoints" / BEST,
+        path / "checkpoints" / LAST,
+        path.parent / "checkpoints" / path.name,
+        path,
+    ):
         if (candidate / "checkpoint.json").is_file():
             return Checkpoint.open(candidate.resolve())
     raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -22,7 +23,7 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signal():
+def stop_on_signal() -> Iterator[StopRequest]:
     """Within it, the first signal only sets `signum` of the request it yields; the handlers before come back after."""
     request = StopRequest()
     before = {signum: signal.signal(signum, request.receive) for signum in SIGNALS}

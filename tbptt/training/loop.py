@@ -55,7 +55,7 @@ def fit(
         shown.advance()
 
         step, is_last = trainer.step, trainer.step == config.max_steps
-        where = {"step": step, "epoch": (step - 1) // len(trainer.lanes), "tokens": trainer.tokens}
+        where: dict[str, Any] = {"step": step, "epoch": (step - 1) // len(trainer.lanes), "tokens": trainer.tokens}
         if is_last or step % config.log_every == 0:
             rate = (trainer.tokens - logged_tokens) / (record.seconds - logged_at)
             line = where | loss_units(record.loss_sum / record.updates, level)

@@ -36,7 +36,7 @@ class AdamConfig(OptimizerConfig):
             raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers, each at least 0 and below 1")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, self.lr, tuple(self.betas), self.eps, fused=True)
+        return torch.optim.Adam(parameters, self.lr, (self.betas[0], self.betas[1]), self.eps, fused=True)
 
 
 @dataclass
@@ -45,9 +45,8 @@ class AdamWConfig(AdamConfig):
     weight_decay: float = 0.01
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            parameters, self.lr, tuple(self.betas), self.eps, weight_decay=self.weight_decay, fused=True
-        )
+        betas = self.betas[0], self.betas[1]
+        return torch.optim.AdamW(parameters, self.lr, betas, self.eps, self.weight_decay, fused=True)
 
 
 @dataclass
@@ -57,9 +56,7 @@ class SGDConfig(OptimizerConfig):
     weight_decay: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True
-        )
+        return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True)
 
 
 CONFIGS: dict[str, type[OptimizerConfig]] = {config.name: config for config in (AdamConfig, AdamWConfig, SGDConfig)}

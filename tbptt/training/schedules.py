@@ -94,10 +94,10 @@ class PlateauConfig(ConstantConfig):
 
     def check(self) -> None:
         super().check()
-        if not 0 < self.decay < 1 or self.patience < 1:
-            raise UserError(
-                f"scheduler.decay={self.decay} must lie between 0 and 1, scheduler.patience={self.patience} be 1 or more"
-            )
+        if not 0 < self.decay < 1:
+            raise UserError(f"scheduler.decay={self.decay} must lie between 0 and 1")
+        if self.patience < 1:
+            raise UserError(f"scheduler.patience={self.patience} must be 1 or more")
 
     def build(self, lr: float, max_steps: int) -> Schedule:
         return PlateauSchedule(self, lr, max_steps)

@@ -19,6 +19,8 @@ from tbptt.models.protocol import RecurrentModel, State, join_lanes, map_state, 
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.schedules import Schedule
 
+CPU = torch.device("cpu")
+
 
 @dataclass
 class Update:
@@ -40,7 +42,7 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         config: TrainerConfig,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device = CPU,
     ):
         self.model, self.lanes, self.optimizer, self.schedule = model, lanes, optimizer, schedule
         self.config, self.device = config, device
@@ -65,8 +67,8 @@ class Trainer:
             group["lr"] = lr
         self.model.train()
         self.optimizer.zero_grad()
-        # Accumulation splits lanes: each micro-batch carries the state of its own lanes, and the loss of each is divided
-        # by the tokens of the GLOBAL segment, so that their gradients add up to those of one large batch.
+        # Accumulation splits lanes: each micro-batch carries the state of its own lanes, and its loss is divided by the
+        # tokens of the GLOBAL segment, so that the gradients add up to those of one large batch.
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         for i, lanes in enumerate(self.micro_batches):
             with autocast(self.device, self.config.precision):
@@ -93,9 +95,9 @@ class Trainer:
                 self.states = self._empty_states()  # they may carry the same poison
             if self.nonfinite >= self.config.max_nonfinite:
                 raise UserError(
-                    f"step {self.step}: {self.nonfinite} updates in a row had a loss of {update.loss} or a gradient norm of "
-                    f"{update.grad_norm}; try a lower optimizer.lr, a longer scheduler.warmup_steps or "
-                    "trainer.precision=fp32"
+                    f"step {self.step}: {self.nonfinite} updates in a row without a finite loss and gradient (loss "
+                    f"{update.loss}, gradient norm {update.grad_norm}); try a lower optimizer.lr, a longer "
+                    "scheduler.warmup_steps or trainer.precision=fp32"
                 )
         self.scaler.update()
 
