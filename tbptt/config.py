@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -19,12 +20,15 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from tbptt import models
 from tbptt.data.config import DataConfig
 from tbptt.data.corpora import corpus_named
+from tbptt.device import Precision, pick_device
 from tbptt.errors import UserError
 from tbptt.evaluation.config import EvalConfig
 from tbptt.models import ModelConfig
+from tbptt.models.lstm import LSTMConfig
 from tbptt.report import config as loggers
 from tbptt.report.config import LoggerConfig
 from tbptt.training import optimizers, schedules
+from tbptt.training.checkpoints import locate_checkpoint
 from tbptt.training.config import TrainerConfig
 from tbptt.training.optimizers import OptimizerConfig
 from tbptt.training.schedules import SchedulerConfig
@@ -50,19 +54,25 @@ class Config:
 
     def check(self) -> None:
         """Raise UserError for what cannot work, as far as it is known before any data is read."""
-        corpus = corpus_named(self.data.name)
         self.eval.check()
+        device = pick_device(self.trainer.device)
+        if self.checkpoint is not None:
+            locate_checkpoint(self.checkpoint)
+        elif self.task is Task.eval:
+            raise UserError("task=eval needs checkpoint=RUN, the run directory (or checkpoint) to evaluate")
         if self.task is Task.eval:
-            if self.checkpoint is None:
-                raise UserError("task=eval needs checkpoint=RUN, the run directory (or checkpoint) to evaluate")
             return  # model and data are those of the checkpoint
+        corpus = corpus_named(self.data.name)
         self.data.check()
         corpus.check(self.data)
+        corpus.files(self.data)
         self.model.check(corpus.vocab_size(self.data))
         self.model.check_eval(self.eval.context())
         self.optimizer.check()
         self.scheduler.check()
         self.trainer.check(self.data.batch_size)
+        if self.model.name == LSTMConfig.name and self.trainer.precision is Precision.fp16 and device.type == "cpu":
+            raise UserError("trainer.precision=fp16: this processor has no LSTM in float16; use fp32 or bf16")
 
 
 def typed(composed: DictConfig) -> Config:
@@ -121,11 +131,18 @@ def register() -> None:
     OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True, use_cache=True)
 
 
+_CHECKPOINT = re.compile("best|last|checkpoints|step_.*")  # parts of a checkpoint's path that do not name its run
+
+
 def run_dir(*, _root_: DictConfig) -> str:
     """runs/CORPUS-MODEL-HASH, the hash over all that defines the numbers: the same command finds the same run."""
     numbers = _numbers(_root_)
     if _root_.task is Task.eval:
-        return f"runs/eval-{Path(str(_root_.checkpoint)).name}-{_short_hash([_root_.checkpoint, numbers['eval']])}"
+        run = next(
+            (part for part in reversed(Path(str(_root_.checkpoint)).parts) if not _CHECKPOINT.fullmatch(part)), ""
+        )
+        numbers = {key: numbers[key] for key in ("checkpoint", "eval", "data")}
+        return f"runs/eval-{run}-{_short_hash([numbers, _root_.trainer.precision.name])}"
     return f"runs/{_root_.data.name}-{_root_.hydra.runtime.choices.model}-{_short_hash(numbers)}"
 
 

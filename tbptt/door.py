@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import (
@@ -22,7 +22,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from tbptt.config import typed
+from tbptt.config import Config, Task, typed
 from tbptt.errors import UserError
 
 
@@ -37,6 +37,31 @@ class CheckConfig(Callback):
             typed(composed).check()
         except (UserError, OmegaConfBaseException) as error:
             raise SystemExit(f"Error: {sentence(error)}") from error  # Hydra swallows a callback's Exceptions
+
+
+def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
+    """One sentence for each word of the command line that changes nothing."""
+    if config.task is Task.train:
+        sentences = []
+        if config.scheduler.warmup_steps >= config.trainer.max_steps:
+            sentences.append(
+                f"scheduler.warmup_steps={config.scheduler.warmup_steps} is not over by trainer.max_steps="
+                f"{config.trainer.max_steps}: the learning rate never reaches optimizer.lr"
+            )
+        return sentences
+    ignored = {
+        "model": "the model is the checkpoint's, and how far it looks back is set by eval.mem_len and the like",
+        "seed": "nothing is random in it",
+        **dict.fromkeys(("optimizer", "scheduler", "logger"), "nothing is trained"),
+        **dict.fromkeys(("data.batch_size", "trainer.micro_batch"), "its lanes are eval.batch_size"),
+    }
+    keys = {override.split("=")[0]: override for override in overrides}
+    return [
+        f"{override} has no effect with task=eval: {why}"
+        for key, override in keys.items()
+        for name, why in ignored.items()
+        if key == name or key.startswith(f"{name}.")
+    ]
 
 
 @contextmanager
@@ -62,6 +87,8 @@ def sentence(error: BaseException) -> str:
         return f"{error.full_key} is not set: give {error.full_key}=VALUE"
     if isinstance(error, ValidationError) and error.full_key:
         return _wrong_type(error)
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' is not key=value or group=choice: {str(error).splitlines()[0]}"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         choices = [option for option in error.options if not option.startswith("schema")]
@@ -86,7 +113,13 @@ def _wrong_type(error: OmegaConfBaseException) -> str:
     given = f"'{quoted[1]}'" if quoted else "what was given"
     if choices := re.search(r"expected one of \[(.*)\]", message):
         return f"{error.full_key} may be {choices[1]}; {given} is none of them"
-    for kind, words in {"int": "a whole number", "float": "a number", "bool": "true or false"}.items():
-        if re.search(kind, message, re.IGNORECASE):
+    kinds = {
+        "to Integer": "a whole number",
+        "to Float": "a number",
+        "bool": "true or false",
+        "not a ListConfig": "a list",
+    }
+    for kind, words in kinds.items():
+        if kind in message:
             return f"{error.full_key} must be {words}; {given} is not"
     return f"{error.full_key}: {message}"

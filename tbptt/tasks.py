@@ -18,6 +18,7 @@ from tbptt.data.config import DataConfig, Level
 from tbptt.data.lanes import Lanes
 from tbptt.data.prepare import PreparedCorpus, open_corpus
 from tbptt.device import parameter_dtype, pick_device
+from tbptt.door import settings_without_effect
 from tbptt.evaluation.score import Score, report_lines, score
 from tbptt.models import CONFIGS as MODELS
 from tbptt.models import RecurrentModel
@@ -39,6 +40,8 @@ def run(composed: DictConfig) -> None:
     try:
         config = typed(composed)
         config.check()
+        for warning in settings_without_effect(config, list(HydraConfig.get().overrides.task)):
+            log.warning("%s", warning)
         {Task.train: train, Task.eval: evaluate}[config.task](config, run_dir)
     except Exception as error:
         (run_dir / "error.txt").write_text(f"{error}\n")
@@ -54,7 +57,7 @@ def train(config: Config, run_dir: Path) -> None:
         return
     device = pick_device(config.trainer.device)
     corpus = open_corpus(config.data)
-    identity = {"model": as_dict(config.model), "data": as_dict(config.data) | corpus.identity()}
+    identity = {"model": as_dict(config.model), "data": {"batch_size": config.data.batch_size} | corpus.identity()}
     torch.manual_seed(config.seed)
     model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
     model.to(device, parameter_dtype(config.trainer.precision))
@@ -72,6 +75,8 @@ def train(config: Config, run_dir: Path) -> None:
         trainer.load_state_dict(saved["trainer"])
         record = Record(**saved["record"])
         log.info("Continuing from step %s of %s", f"{trainer.step:,}", run_dir)
+        if config.checkpoint:
+            log.warning("checkpoint=%s has no effect: this run has checkpoints of its own", config.checkpoint)
     elif config.checkpoint:
         start = find_checkpoint(config.checkpoint)
         start.load_weights(model)

@@ -39,6 +39,8 @@ class PreparedCorpus:
     def identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to continue on this corpus."""
         return {
+            "name": self.meta["corpus"],
+            "level": self.meta["level"],
             "vocab_size": len(self.vocabulary),
             "vocabulary_sha256": self.meta["vocabulary_sha256"],
             "train_sha256": self.meta["sources"]["train"]["sha256"],
@@ -52,24 +54,34 @@ def open_corpus(config: DataConfig) -> PreparedCorpus:
     folder = _folder(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # several processes of one job prepare once
-        if not _is_current(folder, files):
-            _prepare(config, files, folder)
+        if folder.exists():
+            try:
+                prepared = _open(folder)
+                if _is_current(prepared.meta["sources"], files):
+                    return prepared
+            except (OSError, ValueError, KeyError) as error:
+                log.warning("%s is damaged (%s): preparing it anew", folder, error)
+        _prepare(config, files, folder)
     return _open(folder)
 
 
 def _open(folder: Path) -> PreparedCorpus:
+    """Map a prepared corpus. OSError, ValueError or KeyError if it is not as it was written."""
     meta = json.loads((folder / "meta.json").read_text())
+    vocabulary = Vocabulary.from_file(folder / "vocabulary.json")
+    if vocabulary.sha256 != meta["vocabulary_sha256"]:
+        raise ValueError("vocabulary.json is not the one that was written")
     dtype = np.dtype(meta["dtype"])
     splits: dict[str, np.ndarray] = {}
     for split in SPLITS:
-        path, expected = folder / f"{split}.bin", meta["splits"][split]["tokens"] * dtype.itemsize
-        if path.stat().st_size != expected:
-            size = path.stat().st_size
-            raise UserError(f"{path} has {size} bytes instead of {expected}: delete {folder} to prepare it anew")
+        path, counts = folder / f"{split}.bin", meta["splits"][split]
+        size, expected = path.stat().st_size, counts["tokens"] * dtype.itemsize
+        if size != expected:
+            raise ValueError(f"{path.name} has {size} bytes instead of {expected}")
         splits[split] = np.memmap(path, dtype=dtype, mode="r")
-        if unknown := meta["splits"][split]["unknown"]:
-            log.info("%s: %d of %d tokens are unknown words", split, unknown, len(splits[split]))
-    return PreparedCorpus(splits, Vocabulary.from_file(folder / "vocabulary.json"), meta)
+        if counts["unknown"]:
+            log.info("%s: %d of %d tokens are unknown words", split, counts["unknown"], counts["tokens"])
+    return PreparedCorpus(splits, vocabulary, meta)
 
 
 def _folder(config: DataConfig) -> Path:
@@ -91,12 +103,8 @@ def _sha256(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _is_current(folder: Path, files: Files) -> bool:
-    """Whether the token files come from these sources: same names, sizes and times, or else the same content."""
-    try:
-        sources = json.loads((folder / "meta.json").read_text())["sources"]
-    except FileNotFoundError:
-        return False
+def _is_current(sources: dict[str, Any], files: Files) -> bool:
+    """Whether token files come from these sources: same names, sizes and times, or else the same content."""
     return all(
         sources[split]["files"] == _stat(paths) or sources[split]["sha256"] == _sha256(paths)
         for split, paths in files.items()
@@ -150,9 +158,10 @@ def _write_tokens(target: Path, paths: list[Path], vocabulary: Vocabulary) -> di
                 file.write(ids.tobytes())
     if unknown and UNK not in vocabulary.ids:
         some = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(3))
+        mend = f"put {UNK} into the training text, or " if vocabulary.level is Level.word else ""
         raise UserError(
             f"{paths[0]} has {unknown.total()} tokens ({len(unknown)} types, such as {some}) that train lacks, and "
-            f"train has no {UNK} to stand for them: put {UNK} into the training text, or use data.level=byte"
+            f"train has no {UNK} to stand for them: {mend}use data.level=byte"
         )
     if tokens < 2:
         raise UserError(f"{paths[0]} has {tokens} tokens: a split needs at least 2, one to read and one to predict")

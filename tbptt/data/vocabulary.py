@@ -88,6 +88,8 @@ def count_vocabulary(paths: list[Path], level: Level) -> Vocabulary:
     for path in paths:
         for chunk in pieces(path, level):
             counts.update(chunk)
+    if not counts:
+        raise UserError(f"{paths[0]} is empty: there is no vocabulary to make of it")
     symbols = [symbol for symbol, _ in counts.most_common()]
     if level is Level.word:
         symbols.remove(EOS)

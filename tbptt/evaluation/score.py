@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +69,8 @@ def score(
     stream = stream[: config.max_tokens + 1] if config.max_tokens else stream
     T = config.tgt_len or tgt_len
     n_segments = -(-(len(stream) - 1) // T)
-    was_training = model.training
-    model.eval()
     started = time.perf_counter()
-    with model.with_context(**config.context()):
+    with _evaluating(model), model.with_context(**config.context()):
         exact = config.burn_in is BurnIn.exact
         reach = model.reach(T) if exact else 0
         if reach is None and config.batch_size > 1:
@@ -86,10 +85,20 @@ def score(
             count += int(counts_BT.sum())
             progress(step, plan.run)
         context = {"mem_len": None, "clamp_len": None, "same_length": None} | model.context()
-    model.train(was_training)
     loss = total.item() / count
     settings = {"tgt_len": T, **context, "batch_size": plan.lanes, "burn_in": config.burn_in.name}
     return Score(count, loss, time.perf_counter() - started, settings)
+
+
+@contextmanager
+def _evaluating(model: RecurrentModel) -> Iterator[None]:
+    """Dropout off for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def report_lines(params: int, scored: Score) -> list[str]:

@@ -16,10 +16,10 @@ def draw_curves(metrics: list[dict[str, Any]], target: Path, title: str) -> None
     key, label = ("bpc", "bits per character") if metrics and "bpc" in metrics[0] else ("ppl", "perplexity")
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for split, style in (("train", {"lw": 1, "alpha": 0.7}), ("valid", {"marker": "o", "ms": 4})):
-        points = [(m["tokens"], m[key]) for m in metrics if m.get("split", "train") == split]
+        points = [(m["tokens"], m[key]) for m in metrics if m.get("split", "train") == split and m[key]]
         if points:
             axes.plot(*zip(*points), label=split, **style)
-    finite = sorted(m[key] for m in metrics)
+    finite = sorted(m[key] for m in metrics if m[key])
     if finite:
         axes.set_ylim(finite[0] * 0.95, finite[int(len(finite) * 0.95)] * 1.05)  # the first steps would hide the rest
     axes.set(xlabel="tokens seen", ylabel=label, title=title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from pathlib import Path
@@ -33,7 +34,9 @@ class Metrics:
         self.wandb = _wandb_run(logger, run_dir, config) if isinstance(logger, WandbConfig) else None
 
     def write(self, record: dict[str, Any]) -> None:
-        self.file.write(json.dumps(record) + "\n")
+        # JSON has no infinities: a diverged loss is null.
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self.file.write(json.dumps(finite) + "\n")
         if self.wandb:
             prefix = record.get("split", "train")
             numbers = {f"{prefix}/{key}": value for key, value in record.items() if key not in ("step", "split")}

@@ -1,7 +1,7 @@
 """Checkpoints: folders that appear whole or not at all, checked by SHA-256, read without unpickling code.
 
-checkpoints/step_00001000/ holds model.safetensors, training.pt and checkpoint.json; checkpoints/last and
-checkpoints/best are links to such folders.
+checkpoints/step_00001000/ holds model.safetensors, training.pt, checkpoint.json and SHA256SUMS;
+checkpoints/last and checkpoints/best are links to such folders.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from tbptt.errors import UserError
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
+FILES = WEIGHTS, TRAINING, INFO = "model.safetensors", "training.pt", "checkpoint.json"
+SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 
 @dataclass
 class Checkpoint:
-    """A checkpoint folder that was found whole. `info` is its checkpoint.json."""
+    """A checkpoint folder that was found whole. `info` is its checkpoint.json; SHA256SUMS lists all its files."""
 
     folder: Path
     info: dict[str, Any]
@@ -37,13 +39,14 @@ class Checkpoint:
     def open(cls, folder: Path) -> Checkpoint:
         """UserError if a file is missing or not as it was written."""
         try:
-            info = json.loads((folder / "checkpoint.json").read_text())
-            damaged = [name for name, digest in info["sha256"].items() if _sha256(folder / name) != digest]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            listed = (line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines())
+            sums = {name: digest for digest, name in listed}
+            damaged = [name for name in FILES if _sha256(folder / name) != sums.get(name)]
+        except (OSError, ValueError) as error:
             raise UserError(f"checkpoint {folder} is damaged or none: {error}") from error
         if damaged:
             raise UserError(f"checkpoint {folder} is damaged: {', '.join(damaged)} is not as it was written")
-        return cls(folder, info)
+        return cls(folder, json.loads((folder / INFO).read_text()))
 
     def refuse_other(self, identity: dict[str, Any]) -> None:
         """UserError naming the settings of model, vocabulary or corpus that differ from this checkpoint's."""
@@ -72,7 +75,7 @@ class Checkpoint:
     def load_weights(self, model: nn.Module) -> None:
         """Copy the saved weights into `model`. UserError naming the parameters that do not fit."""
         try:
-            saved = load_file(self.folder / "model.safetensors")
+            saved = load_file(self.folder / WEIGHTS)
         except SafetensorError as error:
             raise UserError(f"checkpoint {self.folder}: model.safetensors cannot be read ({error})") from error
         parameters = dict(model.named_parameters())
@@ -85,7 +88,7 @@ class Checkpoint:
                 parameter.copy_(saved[name])
 
     def training_state(self) -> dict[str, Any]:
-        return torch.load(self.folder / "training.pt", map_location="cpu", weights_only=True)
+        return torch.load(self.folder / TRAINING, map_location="cpu", weights_only=True)
 
 
 class Checkpoints:
@@ -101,10 +104,10 @@ class Checkpoints:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
         weights = {key: value.detach().cpu().contiguous() for key, value in model.named_parameters()}
-        save_file(weights, writing / "model.safetensors")
-        torch.save(training, writing / "training.pt")
-        digests = {path.name: _sha256(path) for path in sorted(writing.iterdir())}
-        (writing / "checkpoint.json").write_text(json.dumps(info | {"step": step, "sha256": digests}, indent=1))
+        save_file(weights, writing / WEIGHTS)
+        torch.save(training, writing / TRAINING)
+        (writing / INFO).write_text(json.dumps(info | {"step": step}, indent=1))
+        (writing / SUMS).write_text("".join(f"{_sha256(writing / name)}  {name}\n" for name in FILES))
         for path in [*writing.iterdir(), writing]:
             _flush(path)
         # A folder of that step exists if a run was resumed from an older one: it gives way.
@@ -126,6 +129,8 @@ class Checkpoints:
         return None
 
     def best(self) -> Checkpoint:
+        if not (self.folder / BEST).exists():
+            raise UserError(f"{self.folder} has no best checkpoint: no validation gave a finite loss")
         return Checkpoint.open(self.folder / BEST)
 
     def rewind(self, checkpoint: Checkpoint | None, best_step: int) -> None:
@@ -136,7 +141,10 @@ class Checkpoints:
                 shutil.rmtree(folder)
         if checkpoint:
             self._link(LAST, checkpoint.folder.name)
-            self._link(BEST, _name(best_step))
+            if (self.folder / _name(best_step)).exists():
+                self._link(BEST, _name(best_step))
+            else:  # dropped for a better one that is lost: the run will find it again
+                (self.folder / BEST).unlink(missing_ok=True)
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step_*") if path.name.removeprefix("step_").isdigit())
@@ -160,6 +168,10 @@ def _name(step: int) -> str:
 
 
 def find_checkpoint(where: str) -> Checkpoint:
+    return Checkpoint.open(locate_checkpoint(where))
+
+
+def locate_checkpoint(where: str) -> Path:
     """What `checkpoint=` names: a run directory (its best, else its last), `best` or `last` of one, or a checkpoint."""
     path = Path(where).expanduser()
     for candidate in (
@@ -168,8 +180,8 @@ def find_checkpoint(where: str) -> Checkpoint:
         path.parent / "checkpoints" / path.name,
         path,
     ):
-        if (candidate / "checkpoint.json").is_file():
-            return Checkpoint.open(candidate.resolve())
+        if (candidate / INFO).is_file():
+            return candidate.resolve()
     raise UserError(
         f"checkpoint={where} is no checkpoint: name a run directory, RUN/best, RUN/last or a folder in RUN/checkpoints"
     )

@@ -95,7 +95,7 @@ class Trainer:
                 self.states = self._empty_states()  # they may carry the same poison
             if self.nonfinite >= self.config.max_nonfinite:
                 raise UserError(
-                    f"step {self.step}: {self.nonfinite} updates in a row without a finite loss and gradient (loss "
+                    f"step {self.step + 1}: {self.nonfinite} updates in a row without a finite loss and gradient (loss "
                     f"{update.loss}, gradient norm {update.grad_norm}); try a lower optimizer.lr, a longer "
                     "scheduler.warmup_steps or trainer.precision=fp32"
                 )

@@ -1,0 +1,106 @@
+"""Kill a run with SIGKILL at random moments, start it again each time, and compare with one that was left alone.
+
+    python -m experiments.resilience --kills 30
+
+Both runs must end with the same weights and the same losses in metrics.jsonl, bit for bit. The run is short but has
+everything that could go wrong: dropout, memory, several epochs, validations, and a checkpoint every other step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = [
+    "data=text", "data.level=byte", "data.batch_size=4", "model.n_layer=2", "model.d_model=32", "model.n_head=2",
+    "model.d_head=16", "model.d_inner=64", "model.tgt_len=16", "model.mem_len=24", "model.dropout=0.1",
+    "model.dropatt=0.1", "trainer.log_every=3", "trainer.eval_every=20",
+    "trainer.save_every=2", "trainer.micro_batch=2", "trainer.device=cpu",
+]  # fmt: skip
+
+
+def command(folder: Path, run_dir: Path, steps: int) -> list[str]:
+    paths = [f"data.path={folder}/text", f"data.cache={run_dir}.cache", f"hydra.run.dir={run_dir}"]
+    return [sys.executable, str(ROOT / "run.py"), *SETTINGS, f"trainer.max_steps={steps}", *paths]
+
+
+def make_corpus(folder: Path) -> None:
+    """Some thousand bytes of the project's own text, read several times over in a run."""
+    text = (ROOT / "tbptt/training/checkpoints.py").read_text()
+    (folder / "text").mkdir(parents=True)
+    for split, part in (("train", text[:4200]), ("valid", text[4200:5200]), ("test", text[5200:6200])):
+        (folder / "text" / f"{split}.txt").write_text(part)
+
+
+def run_undisturbed(start: list[str], run_dir: Path) -> tuple[float, float]:
+    """Run to the end. Seconds to the first line of metrics, and from there to the end."""
+    started, first = time.monotonic(), None
+    process = subprocess.Popen(start, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        if first is None and (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size:
+            first = time.monotonic()
+        time.sleep(0.01)
+    if process.returncode or first is None:
+        raise RuntimeError(f"the run failed: see {run_dir}")
+    return first - started, time.monotonic() - first
+
+
+def run_and_kill(start: list[str], kills: int, startup: float, work: float, seed: int) -> None:
+    """Start the run again and again and kill it `kills` times, wherever it is by then; at last let it end."""
+    moments = random.Random(seed)
+    for _ in range(kills):
+        process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(0.5 * startup, startup + work / kills))
+        if process.poll() is not None:
+            raise RuntimeError("the run ended before it was killed often enough: give it more steps")
+        process.kill()
+        process.wait()
+    subprocess.run(start, check=True, capture_output=True)
+
+
+def losses(run_dir: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+
+
+def compare(folder: Path, kills: int, seed: int = 1) -> dict:
+    """Run once undisturbed and once with kills. What is equal, and how many steps the killed run repeated."""
+    make_corpus(folder)
+    calm, killed, steps = folder / "calm", folder / "killed", 40 * kills
+    startup, work = run_undisturbed(command(folder, calm, steps), calm)
+    run_and_kill(command(folder, killed, steps), kills, startup, work, seed)
+    weights = [load_file(run_dir / "checkpoints/last/model.safetensors") for run_dir in (calm, killed)]
+    results = [json.loads((run_dir / "results.json").read_text())["loss"] for run_dir in (calm, killed)]
+    return {
+        "kills": kills,
+        "continued_from_steps": continued_from(killed),
+        "weights_equal": all(weights[0][name].equal(weights[1][name]) for name in weights[0] | weights[1]),
+        "losses_equal": losses(calm) == losses(killed),
+        "test_loss_equal": results[0] == results[1],
+    }
+
+
+def continued_from(run_dir: Path) -> list[int]:
+    """The steps at which the killed run took up again, as its log tells."""
+    lines = (run_dir / "run.log").read_text().splitlines()
+    return [int(line.split("Continuing from step ")[1].split(" of")[0]) for line in lines if "Continuing from" in line]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = compare(Path(folder), arguments.kills, arguments.seed)
+    print(json.dumps(report))
+    sys.exit(not (report["weights_equal"] and report["losses_equal"] and report["test_loss_equal"]))

@@ -1,0 +1,131 @@
+"""Corpora by name find their files, and what is wrong with them is said in one sentence that names the key."""
+
+import re
+import sysconfig
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from helpers import TEXT, corpus_config, decoded, words_of, write_corpus
+
+from tbptt.data.config import DataConfig, Level
+from tbptt.data.corpora import SPLITS, corpus_named
+from tbptt.data.prepare import open_corpus
+from tbptt.errors import UserError
+
+WIKITEXT2 = Path(__file__).parents[2] / "shared" / "data" / "wikitext-2" / "wiki.test.tokens"
+
+
+def test_unknown_words_are_counted_and_read_as_unk(tmp_path):
+    corpus = open_corpus(corpus_config(write_corpus(tmp_path, "a <unk> b\n", "a x b y\n", "z\nb\n")))
+    assert decoded(corpus, "valid") == ["a", "<unk>", "b", "<unk>", "<eos>"]
+    assert {split: corpus.meta["splits"][split]["unknown"] for split in SPLITS} == {"train": 0, "valid": 2, "test": 1}
+
+
+@pytest.mark.parametrize("level", [Level.word, Level.char])
+def test_unknown_words_without_unk_are_refused(tmp_path, level):
+    with pytest.raises(UserError, match=r"valid\.txt .*'x'.*data\.level=byte"):
+        open_corpus(corpus_config(write_corpus(tmp_path, "a b\n", "a x\n", "a b\n"), level))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_token_file_of_another_size_is_reported(tmp_path, split):
+    config = corpus_config(write_corpus(tmp_path))
+    open_corpus(config)
+    (path,) = tmp_path.glob(f"cache/*/{split}.bin")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        open_corpus(config)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "gone"])
+@pytest.mark.parametrize("name", ["train.bin", "valid.bin", "test.bin", "vocabulary.json", "meta.json"])
+def test_a_damaged_cache_is_reported_or_made_anew(tmp_path, name, damage):
+    config = corpus_config(write_corpus(tmp_path))
+    open_corpus(config)
+    (path,) = tmp_path.glob(f"cache/*/{name}")
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-3])
+    with suppress(UserError):
+        assert decoded(open_corpus(config), "test") == words_of(TEXT)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_missing_file_is_reported_with_the_key(tmp_path, split):
+    config = corpus_config(write_corpus(tmp_path))
+    (tmp_path / f"{split}.txt").unlink()
+    with pytest.raises(UserError, match=rf"data\.path=.*{split}\.txt"):
+        open_corpus(config)
+
+
+@pytest.mark.parametrize("level", [Level.word, Level.char])
+@pytest.mark.parametrize("split", SPLITS)
+def test_text_that_is_not_utf8_is_reported_with_the_way_out(tmp_path, split, level):
+    config = corpus_config(write_corpus(tmp_path), level)
+    (tmp_path / f"{split}.txt").write_bytes(b"a b\n\xff\xfe\n")
+    with pytest.raises(UserError, match=rf"{split}\.txt is not UTF-8.*data\.level=byte"):
+        open_corpus(config)
+
+
+def test_bytes_need_not_be_utf8(tmp_path):
+    config = corpus_config(write_corpus(tmp_path), Level.byte)
+    (tmp_path / "test.txt").write_bytes(b"\xff\xfe\n")
+    assert open_corpus(config).splits["test"].tolist() == [255, 254, 10]
+
+
+@pytest.mark.parametrize("level", Level)
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_empty_split_is_refused(tmp_path, split, level):
+    with pytest.raises(UserError, match=rf"{split}\.txt"):
+        open_corpus(corpus_config(write_corpus(tmp_path, **{split: ""}), level))
+
+
+@pytest.mark.parametrize(
+    "config, named",
+    [
+        (DataConfig(name="text"), r"data\.path"),
+        (DataConfig(name="wikitext2"), r"data\.path"),
+        (DataConfig(name="wikitext103", path="x", level=Level.byte), r"data\.level"),
+        (DataConfig(name="wikitext2", path="x", level=Level.char), r"data\.level"),
+        (DataConfig(name="stdlib", level=Level.word), r"data\.level"),
+        (DataConfig(name="stdlib", level=Level.byte, path="x"), r"data\.path"),
+        (DataConfig(name="wikitext"), r"data\.name"),
+    ],
+)
+def test_what_is_wrong_with_the_choice_is_said_before_any_file_is_read(config, named):
+    with pytest.raises(UserError, match=named):
+        corpus_named(config.name).check(config)
+
+
+def test_wikitext_has_one_eos_a_line_blank_lines_too(tmp_path):
+    text = " \n = Title = \n \n <unk> b @-@ b \n"
+    folder = write_corpus(tmp_path, text, text, text, pattern="wiki.{}.tokens")
+    read = " ".join(decoded(open_corpus(corpus_config(folder, name="wikitext2")), "train"))
+    assert read == "<eos> = Title = <eos> <eos> <unk> b @-@ b <eos>"
+
+
+@pytest.mark.skipif(not WIKITEXT2.exists(), reason="WikiText-2 is not on this machine")
+def test_the_test_split_of_wikitext2_has_its_published_length(tmp_path):
+    for split in SPLITS:
+        (tmp_path / f"wiki.{split}.tokens").symlink_to(WIKITEXT2)
+    corpus = open_corpus(corpus_config(tmp_path, name="wikitext2"))
+    assert len(corpus.splits["test"]) == 245_569
+
+
+def test_the_standard_library_is_shared_out_among_the_splits_and_stays_so(tmp_path):
+    config = DataConfig(name="stdlib", level=Level.byte, cache=str(tmp_path))
+    files, again = corpus_named("stdlib").files(config), corpus_named("stdlib").files(config)
+    assert files == again
+    together = [path for split in SPLITS for path in files[split]]
+    assert len(set(together)) == len(together), "splits overlap"
+    assert all(files[split] == sorted(files[split], key=lambda path: path.as_posix()) for split in SPLITS)
+    modules = {path for path in Path(sysconfig.get_path("stdlib")).glob("*.py")}
+    assert modules and modules <= set(together), "modules of the top level are left out"
+    packages = {path for path in Path(sysconfig.get_path("stdlib"), "email").glob("**/*.py")}
+    assert packages and packages <= set(together), "modules of a package are left out"
+
+
+def test_the_standard_library_reads_as_its_bytes(tmp_path):
+    config = DataConfig(name="stdlib", level=Level.byte, cache=str(tmp_path))
+    files, corpus = corpus_named("stdlib").files(config), open_corpus(config)
+    for split in SPLITS:
+        assert corpus.splits[split].tobytes() == b"".join(path.read_bytes() for path in files[split])

@@ -1,0 +1,124 @@
+"""What bounds an update: clipping, numbers that are not finite, mixed precision."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_trainer, random_stream, tiny_lstm, tiny_txl
+
+from tbptt.data.lanes import Lanes
+from tbptt.device import Precision
+from tbptt.errors import UserError
+from tbptt.models.protocol import map_state
+from tbptt.training.optimizers import AdamConfig, SGDConfig
+from tbptt.training.schedules import ConstantConfig
+from tbptt.training.trainer import Trainer
+
+MODELS = {"txl": tiny_txl, "lstm": tiny_lstm}
+BOTH_MODELS = pytest.mark.parametrize("name", MODELS)
+SGD = {"optimizer": SGDConfig(lr=1.0), "scheduler": ConstantConfig(), "precision": Precision.fp64}
+
+
+def some_lanes(batch_size: int = 4) -> Lanes:
+    return Lanes.cut(random_stream(20 * batch_size + 1), batch_size, 4)
+
+
+def weights_of(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def states_of(trainer: Trainer) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for state in trainer.states:
+        map_state(lambda x: found.append(x.clone()) or x, state)
+    return found
+
+
+@BOTH_MODELS
+@pytest.mark.parametrize("clip", [0.0, 0.01, 1e6])
+def test_the_gradient_is_scaled_to_the_clip_norm_where_longer_and_reported_before(name, clip):
+    trainer = make_trainer(MODELS[name](), some_lanes(), clip=clip, **SGD)
+    before = weights_of(trainer)
+    update = trainer.update()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
+    if clip == 0.01:
+        assert update.grad_norm > 10 * clip
+        assert 0.999 * clip < gradient.norm() <= clip
+    else:
+        assert gradient.norm().item() == pytest.approx(update.grad_norm, rel=1e-12)
+    torch.testing.assert_close(before - weights_of(trainer), gradient, rtol=0, atol=1e-12)
+
+
+@BOTH_MODELS
+def test_a_loss_that_is_not_finite_changes_no_weight_and_empties_the_state(name):
+    trainer = make_trainer(MODELS[name](dtype=torch.float32), some_lanes(), micro_batch=2)
+    empty = states_of(trainer)
+    trainer.update()
+    optimizer_before = {id(p): {k: v.clone() for k, v in s.items()} for p, s in trainer.optimizer.state.items()}
+    bias = trainer.model.softmax.biases[0]
+    good = bias[3].item()
+    with torch.no_grad():
+        bias[3] = math.nan
+    weights = weights_of(trainer)
+    update = trainer.update()
+    assert not math.isfinite(update.loss)
+    torch.testing.assert_close(weights_of(trainer), weights, rtol=0, atol=0, equal_nan=True)
+    assert all(torch.equal(x, y) for x, y in zip(states_of(trainer), empty, strict=True))
+    for p, before in optimizer_before.items():
+        (after,) = (s for q, s in trainer.optimizer.state.items() if id(q) == p)
+        assert all(torch.equal(after[key], before[key]) for key in before)
+    with torch.no_grad():
+        bias[3] = good
+    assert math.isfinite(trainer.update().loss)
+    assert trainer.step == 3 and trainer.nonfinite == 0
+    assert weights_of(trainer).isfinite().all()
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight_but_keeps_the_state():
+    trainer = make_trainer(tiny_txl(), some_lanes(), precision=Precision.fp64)
+    handle = trainer.model.softmax.biases[0].register_hook(lambda gradient: gradient * math.inf)
+    weights = weights_of(trainer)
+    update = trainer.update()
+    assert math.isfinite(update.loss) and not math.isfinite(update.grad_norm)
+    assert torch.equal(weights_of(trainer), weights)
+    assert all(x.numel() for x in states_of(trainer))
+    handle.remove()
+    trainer.update()
+    assert not torch.equal(weights_of(trainer), weights)
+
+
+def test_too_many_updates_in_a_row_that_are_not_finite_end_the_run_at_a_named_step():
+    trainer = make_trainer(tiny_txl(), some_lanes(), precision=Precision.fp64, max_nonfinite=3)
+    bias = trainer.model.softmax.biases[0]
+    poisoned = [False, True, True, False, True, True]
+    for bad in poisoned:
+        with torch.no_grad():
+            bias[0] = math.nan if bad else 0.0
+        assert math.isfinite(trainer.update().loss) is not bad
+    with pytest.raises(UserError, match=rf"step {len(poisoned)}\b.*optimizer\.lr"):
+        trainer.update()
+
+
+def test_a_continued_run_goes_on_counting_updates_that_are_not_finite():
+    trainer, resumed = (make_trainer(tiny_txl(), some_lanes(), max_nonfinite=2) for _ in range(2))
+    with torch.no_grad():
+        for model in (trainer.model, resumed.model):
+            model.softmax.biases[0][0] = math.nan
+    trainer.update()
+    resumed.load_state_dict(trainer.state_dict())
+    with pytest.raises(UserError, match="2 updates in a row"):
+        resumed.update()
+
+
+@BOTH_MODELS
+@pytest.mark.parametrize("precision", Precision)
+def test_every_precision_learns_a_repeating_stream(name, precision):
+    stream = np.tile(np.arange(5, dtype=np.uint8), 100)
+    dtype = torch.float64 if precision is Precision.fp64 else torch.float32
+    model, lanes = MODELS[name](dtype=dtype), Lanes.cut(stream, 4, 10)
+    trainer = make_trainer(model, lanes, AdamConfig(lr=0.02), ConstantConfig(), precision=precision, clip=1.0)
+    losses = [trainer.update().loss for _ in range(40)]
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < 0.5 * losses[0]
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
