@@ -1,8 +1,6 @@
 """Corpora by name find their files, and what is wrong with them is said in one sentence that names the key."""
 
-import re
 import sysconfig
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,25 +26,15 @@ def test_unknown_words_without_unk_are_refused(tmp_path, level):
         open_corpus(corpus_config(write_corpus(tmp_path, "a b\n", "a x\n", "a b\n"), level))
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_token_file_of_another_size_is_reported(tmp_path, split):
-    config = corpus_config(write_corpus(tmp_path))
-    open_corpus(config)
-    (path,) = tmp_path.glob(f"cache/*/{split}.bin")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=re.escape(str(path))):
-        open_corpus(config)
-
-
 @pytest.mark.parametrize("damage", ["truncated", "gone"])
 @pytest.mark.parametrize("name", ["train.bin", "valid.bin", "test.bin", "vocabulary.json", "meta.json"])
-def test_a_damaged_cache_is_reported_or_made_anew(tmp_path, name, damage):
+def test_a_damaged_cache_is_reported_and_made_anew(tmp_path, name, damage, caplog):
     config = corpus_config(write_corpus(tmp_path))
     open_corpus(config)
     (path,) = tmp_path.glob(f"cache/*/{name}")
     path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-3])
-    with suppress(UserError):
-        assert decoded(open_corpus(config), "test") == words_of(TEXT)
+    assert decoded(open_corpus(config), "test") == words_of(TEXT)
+    assert "is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("split", SPLITS)

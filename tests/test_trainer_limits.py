@@ -96,7 +96,7 @@ def test_too_many_updates_in_a_row_that_are_not_finite_end_the_run_at_a_named_st
         with torch.no_grad():
             bias[0] = math.nan if bad else 0.0
         assert math.isfinite(trainer.update().loss) is not bad
-    with pytest.raises(UserError, match=rf"step {len(poisoned)}\b.*optimizer\.lr"):
+    with pytest.raises(UserError, match=rf"step {len(poisoned) + 1}\b.*optimizer\.lr"):
         trainer.update()
 
 
@@ -114,6 +114,8 @@ def test_a_continued_run_goes_on_counting_updates_that_are_not_finite():
 @BOTH_MODELS
 @pytest.mark.parametrize("precision", Precision)
 def test_every_precision_learns_a_repeating_stream(name, precision):
+    if (name, precision) == ("lstm", Precision.fp16):
+        pytest.skip("no processor has an LSTM in float16: the configuration refuses it")
     stream = np.tile(np.arange(5, dtype=np.uint8), 100)
     dtype = torch.float64 if precision is Precision.fp64 else torch.float32
     model, lanes = MODELS[name](dtype=dtype), Lanes.cut(stream, 4, 10)

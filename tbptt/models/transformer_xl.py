@@ -136,7 +136,7 @@ class TransformerXL(RecurrentModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """As the original: N(0, 0.02), projections to and from embeddings N(0, 0.01), LayerNorm N(1, 0.02), biases 0."""
+        """As the original: N(0, 0.02), projections of embeddings N(0, 0.01), LayerNorm N(1, 0.02), biases 0."""
         for name, parameter in self.named_parameters():
             if "projections" in name:
                 parameter.normal_(0, 0.01)
