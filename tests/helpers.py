@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from tbptt.config import Config, register, typed
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import SPLITS
 from tbptt.data.lanes import Lanes
@@ -24,7 +26,15 @@ from tbptt.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
+CONF = Path(__file__).parents[1] / "conf"
 VOCABULARY = 30
+
+
+def composed(*overrides: str) -> Config:
+    """The configuration a command line stands for."""
+    register()
+    with initialize_config_dir(str(CONF), version_base=None):
+        return typed(compose("config", list(overrides)))
 
 
 def tiny_txl(dtype=torch.float64, checkpointing: bool = False, seed: int = 0, **settings) -> RecurrentModel:

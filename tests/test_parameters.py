@@ -2,25 +2,16 @@
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from helpers import composed
 
-from tbptt.config import Config, register, typed
 from tbptt.data.lanes import Lanes
 from tbptt.training.trainer import Trainer
 
-CONF = Path(__file__).parents[1] / "conf"
 WORDS, FAIRSEQ_ENTRIES = 267_735, 267_744
-
-
-def composed(*overrides: str) -> Config:
-    register()
-    with initialize_config_dir(str(CONF), version_base=None):
-        return typed(compose("config", list(overrides)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,180 @@
+"""`python run.py` from the outside: what it writes, prints and returns. Every test starts real processes."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WIDTH, HEIGHT = slice(16, 20), slice(20, 24)  # of a PNG file
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A working directory with a small corpus; runs of the module share it, and the token files."""
+    folder = tmp_path_factory.mktemp("home")
+    text = (ROOT / "tbptt/training/checkpoints.py").read_text()
+    (folder / "text").mkdir()
+    for split, part in (("train", text[:4000]), ("valid", text[4000:5000]), ("test", text[5000:6000])):
+        (folder / "text" / f"{split}.txt").write_text(part)
+    return folder
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, str(ROOT / "run.py"), *words]
+
+
+def environment(home: Path) -> dict[str, str]:
+    return os.environ | {"TBPTT_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
+
+
+def run(home: Path, *words: str, code: int = 0) -> str:
+    """Run a command in `home`, check its exit code, and give back all it printed."""
+    result = subprocess.run(command(*words), cwd=home, env=environment(home), capture_output=True, text=True)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def train(home: Path, *words: str) -> str:
+    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
+    return run(home, *settings, *words)
+
+
+def lines_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def looks_like_a_picture(path: Path) -> bool:
+    head = path.read_bytes()[:24]
+    return head.startswith(b"\x89PNG") and int.from_bytes(head[WIDTH], "big") > 500 < int.from_bytes(head[HEIGHT], "big")
+
+
+@pytest.fixture(scope="module")
+def trained(home) -> Path:
+    train(home, "hydra.run.dir=trained")
+    return home / "trained"
+
+
+def test_a_training_run_leaves_all_that_it_should(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert results.keys() >= {"task", "split", "tokens", "loss", "loss_base2", "ppl", "bpc", "params", "seconds", "eval"}
+    assert results["eval"].keys() == {"tgt_len", "mem_len", "clamp_len", "same_length", "batch_size", "burn_in"}
+    assert results["tokens"] == 999 and results["train"]["steps"] == 20 and results["compressors"]["zlib"] > 0
+    steps = [line["step"] for line in lines_of(trained) if "split" not in line]
+    assert steps == [5, 10, 15, 20]
+    training = lines_of(trained)[0]
+    assert training.keys() >= {"step", "epoch", "tokens", "loss", "bpc", "lr", "grad_norm", "tokens_per_second"}
+    validation = next(line for line in lines_of(trained) if "split" in line)
+    assert validation["split"] == "valid" and "grad_norm" not in validation
+    assert looks_like_a_picture(trained / "curves.png")
+    assert {"last", "best"} <= {path.name for path in (trained / "checkpoints").iterdir()}
+    assert (trained / "run.log").stat().st_size and (trained / ".hydra/config.yaml").exists()
+
+
+def test_the_default_run_directory_follows_from_the_settings(home):
+    printed = train(home, "seed=7")
+    (run_dir,) = home.glob("runs/text-txl_tiny-*")
+    before = (run_dir / "metrics.jsonl").read_text()
+    again = train(home, "seed=7", "trainer.micro_batch=2", "trainer.log_every=7")  # how, not what is computed
+    assert "Results:" in printed and "This run is finished" in again and "delete" in again
+    assert (run_dir / "metrics.jsonl").read_text() == before
+    train(home, "seed=8", "trainer.max_steps=1", "scheduler.warmup_steps=0")
+    assert len(list(home.glob("runs/text-txl_tiny-*"))) == 2
+
+
+def test_an_evaluation_prints_what_it_found(home, trained):
+    results = json.loads((trained / "results.json").read_text())
+    printed = run(home, "task=eval", "checkpoint=trained", "hydra.run.dir=evaluated", "model.n_layer=9")
+    evaluated = json.loads((home / "evaluated/results.json").read_text())
+    assert evaluated["loss"] == pytest.approx(results["loss"], rel=1e-6) and evaluated["params"] == results["params"]
+    assert re.search(r"Number of parameters: [\d,]+\n", printed)
+    assert re.search(r"Evaluated 999 tokens in [\d.]+ s \([\d,.]+ tokens/s\)", printed)
+    assert re.search(r"Loss \(base 2\): \d+\.\d+, Perplexity: \d+\.\d+", printed)
+    assert "model.n_layer=9 has no effect with task=eval" in printed
+    for form in ("trained/best", "trained/checkpoints/last", "trained/checkpoints/step_00000020"):
+        assert "Loss" in run(home, "task=eval", f"checkpoint={form}", "eval.split=valid", "eval.max_tokens=50")
+
+
+def test_an_evaluation_sweep_leaves_one_table_and_one_figure(home, trained):
+    sweep = ["eval.mem_len=8,16,32", "eval.clamp_len=4,8", "eval.same_length=true", "hydra.sweep.dir=sweep"]
+    printed = run(home, "-m", "task=eval", "checkpoint=trained", *sweep)
+    rows = list(csv.DictReader((home / "sweep/sweep.csv").read_text().splitlines()))
+    assert [(row["eval.mem_len"], row["eval.clamp_len"]) for row in rows] == [
+        (mem_len, clamp_len) for mem_len in ("8", "16", "32") for clamp_len in ("4", "8")
+    ]
+    assert {row["status"] for row in rows} == {"done"} and len({row["loss"] for row in rows}) == 6
+    best = min(rows, key=lambda row: float(row["loss"]))
+    (marked,) = (line for line in printed.splitlines() if line.endswith("<- best"))
+    assert marked.split()[:2] == [best["eval.mem_len"], best["eval.clamp_len"]]
+    assert looks_like_a_picture(home / "sweep/sweep.png")
+
+
+def test_a_failed_member_of_a_training_sweep_is_in_the_table_and_the_exit_code(home):
+    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
+    printed = run(home, "-m", *settings, "model.n_head=0,2", "trainer.max_steps=6", "hydra.sweep.dir=broken", code=1)
+    failed, done = csv.DictReader((home / "broken/sweep.csv").read_text().splitlines())
+    assert failed["status"] == "failed: model.n_head=0 must be 1 or more" and not failed["loss"]
+    assert done["status"] == "done" and float(done["loss"]) > 0
+    assert "Error: model.n_head=0 must be 1 or more" in printed
+
+
+@pytest.mark.parametrize("words", [["model.n_layrs=3"], ["model.n_head=0"], ["data=text"], ["task=eval"]])
+def test_a_wrong_command_writes_nothing(home, tmp_path, words):
+    printed = subprocess.run(command(*words), cwd=tmp_path, env=environment(home), capture_output=True, text=True)
+    assert printed.returncode == 1 and printed.stdout == ""
+    assert printed.stderr.startswith("Error: ") and printed.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_model_or_corpus_is_refused_with_what_differs(home, trained):
+    before = lines_of(trained)
+    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
+    more = ["trainer.max_steps=30", "hydra.run.dir=trained"]
+    printed = run(home, *settings, *more, "model.n_layer=3", "data.batch_size=2", code=1)
+    assert "model.n_layer is 3, was 2" in printed and "data.batch_size is 2, was 4" in printed
+    printed = run(home, "experiment=debug", "data.batch_size=4", *more, code=1)
+    assert "data.name is stdlib, was text" in printed and "train_sha256" in printed
+    assert lines_of(trained) == before
+
+
+def test_a_run_starts_from_the_weights_of_a_checkpoint(home, trained):
+    train(home, "checkpoint=trained/last", "trainer.max_steps=5", "hydra.run.dir=started")
+    assert lines_of(home / "started")[0]["loss"] < lines_of(trained)[0]["loss"]
+
+
+def test_sigterm_saves_and_the_same_command_continues_bit_for_bit(home):
+    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
+    settings += ["model.dropout=0.1", "trainer.max_steps=300", "trainer.eval_every=100", "trainer.save_every=1000"]
+    run(home, *settings, "hydra.run.dir=calm")
+    process = subprocess.Popen(command(*settings, "hydra.run.dir=stopped"), cwd=home, env=environment(home))
+    while not (home / "stopped/metrics.jsonl").exists() or len(lines_of(home / "stopped")) < 4:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    assert "Continuing from step" in run(home, *settings, "hydra.run.dir=stopped")
+    calm, stopped = ([(line["step"], line["loss"]) for line in lines_of(home / name)] for name in ("calm", "stopped"))
+    assert calm == stopped
+    weights = [(home / name / "checkpoints/last/model.safetensors").read_bytes() for name in ("calm", "stopped")]
+    assert weights[0] == weights[1]
+
+
+def test_a_resumed_run_continues_the_same_wandb_run(home):
+    first = ["logger=wandb", "logger.mode=offline", "hydra.run.dir=watched"]
+    train(home, *first, "trainer.max_steps=10")
+    name = (home / "watched/wandb_id").read_text()
+    train(home, *first, "trainer.max_steps=20")
+    assert (home / "watched/wandb_id").read_text() == name
+    assert len(list((home / "watched/wandb").glob(f"offline-run-*-{name}"))) == 2
+
+
+def test_help_names_groups_choices_and_keys(home):
+    printed = run(home, "--help")
+    assert all(word in printed for word in ("txl_16l", "wikitext103", "cosine", "mem_len:", "batch_size:"))

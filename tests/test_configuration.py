@@ -1,0 +1,39 @@
+"""Every file under conf/ composes, passes its own checks and builds a model; `from_dict` undoes `as_dict`."""
+
+import pytest
+import torch
+from helpers import CONF, composed, write_corpus
+
+from tbptt.config import as_dict, from_dict
+
+GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "eval", "logger", "experiment")
+CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_works(tmp_path, choice):
+    for pattern in ("{}.txt", "wiki.{}.tokens"):
+        write_corpus(tmp_path, pattern=pattern)
+    config = composed(choice)
+    if config.data.name != "stdlib":
+        config = composed(choice, f"data.path={tmp_path}")
+    config.check()
+    with torch.device("meta"):
+        model = config.model.build(300_000)
+    assert from_dict(type(config.model), as_dict(config.model)) == config.model
+    config.optimizer.build(model.parameters())
+    assert config.scheduler.build(1.0, 100).lr(50) > 0
+
+
+def test_every_choice_says_what_it_is_for():
+    for path in CONF.rglob("*.yaml"):
+        if path.parent.name == "help":
+            continue
+        lines = path.read_text().splitlines()
+        assert any(line.startswith("# ") and "@package" not in line for line in lines[:2]), path
+
+
+def test_a_models_recipe_gives_way_to_the_command_line(tmp_path):
+    write_corpus(tmp_path)
+    config = composed("model=txl_16l", "data=text", f"data.path={tmp_path}", "optimizer.lr=1", "eval=default")
+    assert (config.data.name, config.optimizer.lr, config.eval.tgt_len) == ("text", 1, None)

@@ -1,0 +1,96 @@
+"""A wrong command is answered with one sentence that names the key and what it may be."""
+
+import pytest
+from helpers import composed
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from tbptt.door import sentence, settings_without_effect
+from tbptt.errors import UserError
+
+
+def answer(*overrides: str) -> str:
+    """The sentence a command is refused with."""
+    with pytest.raises((UserError, HydraException, OmegaConfBaseException)) as refused:
+        composed(*overrides).check()
+    return sentence(refused.value)
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("model.n_layrs=3", ["model.n_layrs", "did you mean model.n_layer?"]),
+        ("modle.n_layer=3", ["modle", "did you mean model?"]),
+        ("+model.depth=3", ["model.depth", "n_layer"]),
+        ("+depth=3", ["depth", "model"]),
+        ("model=lstm model.n_head=3", ["model.n_head", "n_layer"]),
+        ("model=gpt", ["model=gpt", "txl_16l", "lstm"]),
+        ("eval=wt104", ["eval=wt104", "wt103_base"]),
+        ("task=evaluate", ["task", "train, eval"]),
+        ("seed", ["'seed'", "key=value"]),
+        ("model.n_layer=many", ["model.n_layer", "whole number", "'many'"]),
+        ("model.n_layer=2.5", ["model.n_layer", "whole number", "'2.5'"]),
+        ("optimizer.lr=fast", ["optimizer.lr", "number", "'fast'"]),
+        ("model.same_length=maybe", ["model.same_length", "true or false", "'maybe'"]),
+        ("model.cutoffs=3", ["model.cutoffs", "a list"]),
+        ("trainer.precision=fp8", ["trainer.precision", "fp32, bf16, fp16, fp64", "'fp8'"]),
+        ("model.cutoffs=[5,3]", ["model.cutoffs=[5, 3]", "ascending"]),
+        ("model.cutoffs=[0,3]", ["model.cutoffs=[0, 3]", "positive"]),
+        ("model.cutoffs=[256]", ["model.cutoffs=[256]", "below", "256"]),
+        ("model.mem_len=0 model.same_length=true", ["model.same_length", "model.mem_len=0", "1 or more"]),
+        ("eval.mem_len=0 eval.same_length=true", ["eval.same_length", "eval.mem_len=0", "1 or more"]),
+        ("model.mem_len=-1", ["model.mem_len=-1", "0 or more"]),
+        ("model.n_head=0", ["model.n_head=0", "1 or more"]),
+        ("model.d_head=0", ["model.d_head=0", "1 or more"]),
+        ("model.d_model=33", ["model.d_model=33", "even"]),
+        ("model.dropout=1", ["model.dropout=1", "below 1"]),
+        ("model.div_val=0", ["model.div_val=0", "1 or more"]),
+        ("model.cutoffs=[9] model.div_val=500", ["model.div_val=500", "fewer cutoffs"]),
+        ("model.tie_projs=[true,false]", ["model.tie_projs", "2 entries", "must have 1"]),
+        ("model.tgt_len=0", ["model.tgt_len=0", "at least 1"]),
+        ("model=lstm eval.mem_len=5", ["eval.mem_len=5", "lstm"]),
+        ("model=lstm trainer.precision=fp16 trainer.device=cpu", ["trainer.precision=fp16", "bf16"]),
+        ("data.batch_size=12 trainer.micro_batch=5", ["trainer.micro_batch=5", "1, 2, 3, 4, 6, 12"]),
+        ("trainer.max_steps=0", ["trainer.max_steps=0", "1 or more"]),
+        ("trainer.clip=-1", ["trainer.clip=-1", "0 for no clipping"]),
+        ("trainer.device=tpu9", ["trainer.device=tpu9", "auto, cpu, cuda"]),
+        ("trainer.device=cuda:99", ["trainer.device=cuda:99", "cpu or auto"]),
+        ("optimizer.lr=0", ["optimizer.lr=0", "positive"]),
+        ("optimizer.betas=[0.9]", ["optimizer.betas=[0.9]", "two numbers"]),
+        ("scheduler.warmup_steps=-1", ["scheduler.warmup_steps=-1", "0 or more"]),
+        ("scheduler=plateau scheduler.decay=2", ["scheduler.decay=2", "between 0 and 1"]),
+        ("eval.batch_size=0", ["eval.batch_size=0", "1 or more"]),
+        ("data=text", ["data.path=FOLDER", "train.txt"]),
+        ("data=text data.path=/nowhere", ["data.path=/nowhere", "train.txt"]),
+        ("data.level=word", ["data.level=word", "byte"]),
+        ("data.path=here", ["data.path", "data=text"]),
+        ("data.name=bible", ["data.name=bible", "wikitext103"]),
+        ("model=txl_16l", ["data=wikitext103", "data.path=FOLDER"]),
+        ("task=eval", ["checkpoint=RUN"]),
+        ("task=eval checkpoint=/nowhere", ["checkpoint=/nowhere", "run directory"]),
+    ],
+)
+def test_a_wrong_command_is_answered_in_one_sentence(command, words):
+    said = answer(*command.split())
+    assert all(word in said for word in words), said
+    assert "\n" not in said and len(said) < 400
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("task=eval checkpoint=x model.mem_len=5", ["model.mem_len=5", "eval.mem_len"]),
+        ("task=eval checkpoint=x optimizer.lr=1", ["optimizer.lr=1", "nothing is trained"]),
+        ("task=eval checkpoint=x data.batch_size=1", ["data.batch_size=1", "eval.batch_size"]),
+        ("trainer.max_steps=10 scheduler.warmup_steps=10", ["scheduler.warmup_steps=10", "trainer.max_steps=10"]),
+    ],
+)
+def test_a_setting_without_effect_is_named(command, words):
+    config = composed(*command.split())
+    (said,) = settings_without_effect(config, command.split())
+    assert all(word in said for word in words)
+
+
+def test_settings_with_effect_are_not_named():
+    command = ["task=eval", "checkpoint=x", "eval.mem_len=5", "data.path=there", "trainer.precision=bf16"]
+    assert settings_without_effect(composed(*command), command) == []
