@@ -1,6 +1,12 @@
-"""Settings of the whole suite: hypothesis draws the same examples every time, and speed fails no example."""
+"""Settings of the whole suite: the same hypothesis examples every time, no deadlines, one thread a process."""
 
+import sys
+from pathlib import Path
+
+import torch
 from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for experiments/, which is not installed
 
 settings.register_profile(
     "tbptt",
@@ -10,3 +16,4 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("tbptt")
+torch.set_num_threads(1)
