@@ -58,6 +58,7 @@ def train(config: Config, run_dir: Path) -> None:
     device = pick_device(config.trainer.device)
     corpus = open_corpus(config.data)
     identity = {"model": as_dict(config.model), "data": {"batch_size": config.data.batch_size} | corpus.identity()}
+    level = corpus.vocabulary.level
     torch.manual_seed(config.seed)
     model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
     model.to(device, parameter_dtype(config.trainer.precision))
@@ -93,8 +94,8 @@ def train(config: Config, run_dir: Path) -> None:
         return score(model, corpus.splits["valid"], valid_config, config.model.tgt_len, config.trainer.precision)
 
     info = {"identity": identity, "config": as_dict(config)}
-    with stop_on_signal() as stop, progress(config.trainer.max_steps, trainer.step) as shown:
-        fit(trainer, record, validate, checkpoints, info, metrics, shown, corpus.vocabulary.level, stop)
+    with stop_on_signal() as stop, progress(config.trainer.max_steps, trainer.step, "train", level) as shown:
+        fit(trainer, record, validate, checkpoints, info, metrics, shown, level, stop)
     if stop.signum:
         metrics.close()
         log.info("Stopped after step %s and saved; the same command continues", f"{trainer.step:,}")
@@ -112,7 +113,7 @@ def train(config: Config, run_dir: Path) -> None:
     }
     results = _score(config, config.model.tgt_len, model, corpus) | {"train": trained}
     metrics.close()
-    draw_curves(read_metrics(metrics.path), run_dir / "curves.png", run_dir.name)
+    draw_curves(read_metrics(metrics.path), level, run_dir / "curves.png", run_dir.name)
     _write_results(results, run_dir)
     log.info("Learning curve: %s", run_dir / "curves.png")
     log.info("Metrics: %s", metrics.path)
@@ -150,12 +151,18 @@ def _score(config: Config, tgt_len: int, model: RecurrentModel, corpus: Prepared
     split, level = config.eval.split, corpus.vocabulary.level
     stream = corpus.splits[split.name]
     log.info("Scoring the %s split", split.name)
-    with progress(1, what=split.name) as shown:
+    with progress(1, 0, split.name, level) as shown:
         scored = score(model, stream, config.eval, tgt_len, config.trainer.precision, shown.reach)
     params = sum(parameter.numel() for parameter in model.parameters())
     for line in report_lines(params, scored):
         log.info("%s", line)
-    results = {"task": config.task.name, "split": split.name, **scored.as_dict(level), "params": params}
+    results = {
+        "task": config.task.name,
+        "split": split.name,
+        "level": level.name,
+        **scored.as_dict(level),
+        "params": params,
+    }
     if level is Level.byte:
         peers = compressed_bits_per_byte(stream[: scored.tokens + 1].tobytes())
         theirs = ", ".join(f"{name} makes {bits:.3f}" for name, bits in peers.items())

@@ -54,7 +54,9 @@ def lines_of(run_dir: Path) -> list[dict]:
 
 def looks_like_a_picture(path: Path) -> bool:
     head = path.read_bytes()[:24]
-    return head.startswith(b"\x89PNG") and int.from_bytes(head[WIDTH], "big") > 500 < int.from_bytes(head[HEIGHT], "big")
+    return head.startswith(b"\x89PNG") and int.from_bytes(head[WIDTH], "big") > 500 < int.from_bytes(
+        head[HEIGHT], "big"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,18 @@ def trained(home) -> Path:
 
 def test_a_training_run_leaves_all_that_it_should(trained):
     results = json.loads((trained / "results.json").read_text())
-    assert results.keys() >= {"task", "split", "tokens", "loss", "loss_base2", "ppl", "bpc", "params", "seconds", "eval"}
+    assert results.keys() >= {
+        "task",
+        "split",
+        "tokens",
+        "loss",
+        "loss_base2",
+        "ppl",
+        "bpc",
+        "params",
+        "seconds",
+        "eval",
+    }
     assert results["eval"].keys() == {"tgt_len", "mem_len", "clamp_len", "same_length", "batch_size", "burn_in"}
     assert results["tokens"] == 999 and results["train"]["steps"] == 20 and results["compressors"]["zlib"] > 0
     steps = [line["step"] for line in lines_of(trained) if "split" not in line]

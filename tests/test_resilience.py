@@ -1,6 +1,7 @@
 """A run killed with SIGKILL at random moments ends with the losses and weights of one that was left alone."""
 
 import pytest
+
 from experiments.resilience import compare
 
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tbptt.data.config import Level
 
-def draw_curves(metrics: list[dict[str, Any]], target: Path, title: str) -> None:
+
+def loss_axis(level: Level) -> tuple[str, str]:
+    """The key of a loss in metrics and results that people of a level think in, and the words for it."""
+    return ("ppl", "perplexity") if level is Level.word else ("bpc", f"bits per {level.name}")
+
+
+def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title: str) -> None:
     """Training and validation loss against tokens seen, in bits per character or byte, else as perplexity."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    key, label = ("bpc", "bits per character") if metrics and "bpc" in metrics[0] else ("ppl", "perplexity")
+    key, label = loss_axis(level)
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for split, style in (("train", {"lw": 1, "alpha": 0.7}), ("valid", {"marker": "o", "ms": 4})):
         points = [(m["tokens"], m[key]) for m in metrics if m.get("split", "train") == split and m[key]]

@@ -11,14 +11,16 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from tbptt.data.config import Level
+
 log = logging.getLogger(__name__)
 
 
 class Progress:
     """`advance` after each step, `show` for a line of metrics. On a terminal the bar carries the newest numbers."""
 
-    def __init__(self, total: int, done: int, what: str):
-        self.total, self.terminal = total, sys.stderr.isatty()
+    def __init__(self, total: int, done: int, what: str, level: Level):
+        self.level, self.total, self.terminal = level, total, sys.stderr.isatty()
         hidden = not self.terminal
         self.bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=hidden, dynamic_ncols=True)
 
@@ -31,7 +33,7 @@ class Progress:
         self.bar.refresh()
 
     def show(self, record: dict[str, Any], seconds_left: float | None = None) -> None:
-        numbers = _in_words(record)
+        numbers = _in_words(record, self.level)
         if "split" in record:
             log.info("step %s: %s %s", f"{record['step']:,}", record["split"], numbers)
         elif self.terminal:
@@ -42,8 +44,8 @@ class Progress:
 
 
 @contextmanager
-def progress(total: int, done: int = 0, what: str = "train") -> Iterator[Progress]:
-    shown = Progress(total, done, what)
+def progress(total: int, done: int, what: str, level: Level) -> Iterator[Progress]:
+    shown = Progress(total, done, what, level)
     with logging_redirect_tqdm():
         try:
             yield shown
@@ -51,9 +53,9 @@ def progress(total: int, done: int = 0, what: str = "train") -> Iterator[Progres
             shown.bar.close()
 
 
-def _in_words(record: dict[str, Any]) -> str:
+def _in_words(record: dict[str, Any], level: Level) -> str:
     words = [f"loss {record['loss']:.3f}"]
-    words.append(f"{record['bpc']:.3f} bits/char" if "bpc" in record else f"ppl {record['ppl']:.2f}")
+    words.append(f"ppl {record['ppl']:.2f}" if level is Level.word else f"{record['bpc']:.3f} bits/{level.name}")
     words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
     return ", ".join(words)
 

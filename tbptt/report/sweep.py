@@ -11,6 +11,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from tbptt.data.config import Level
+from tbptt.report.curves import loss_axis
+
 RESULTS = ("loss", "ppl", "bpc", "tokens", "tokens_per_second", "seconds", "params")
 
 
@@ -96,7 +99,7 @@ def draw_sweep(rows: list[dict[str, Any]], varied: list[str], target: Path) -> N
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    key, label = ("bpc", "bits per character") if "bpc" in rows[0] else ("ppl", "perplexity")
+    key, label = loss_axis(Level[rows[0]["level"]])
     numeric = [k for k in varied if all(type(row[k]) in (int, float) for row in rows)]
     x = max(numeric, key=lambda k: len({row[k] for row in rows}), default=None)
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
