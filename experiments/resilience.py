@@ -92,7 +92,9 @@ def compare(folder: Path, kills: int, seed: int = 1) -> dict:
 def continued_from(run_dir: Path) -> list[int]:
     """The steps at which the killed run took up again, as its log tells."""
     lines = (run_dir / "run.log").read_text().splitlines()
-    return [int(line.split("Continuing from step ")[1].split(" of")[0]) for line in lines if "Continuing from" in line]
+    return [
+        int(line.split("from step ")[1].split(" of")[0].replace(",", "")) for line in lines if "Continuing from" in line
+    ]
 
 
 if __name__ == "__main__":
