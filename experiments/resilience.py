@@ -54,17 +54,32 @@ def run_undisturbed(start: list[str], run_dir: Path) -> tuple[float, float]:
     return first - started, time.monotonic() - first
 
 
-def run_and_kill(start: list[str], kills: int, startup: float, work: float, seed: int) -> None:
-    """Start the run again and again and kill it `kills` times, wherever it is by then; at last let it end."""
+def run_and_kill(start: list[str], run_dir: Path, kills: int, startup: float, work: float, seed: int) -> None:
+    """Start the run again and again and kill it `kills` times; at last let it end.
+
+    A quarter of the kills come while it starts up, the others some time after its first line of metrics.
+    """
     moments = random.Random(seed)
     for _ in range(kills):
         process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0.5 * startup, startup + work / kills))
+        if moments.random() < 0.25:
+            time.sleep(moments.uniform(0.3, 1) * startup)
+        else:
+            wait_for_steps(run_dir, process)
+            time.sleep(moments.uniform(0, 1.5) * work / kills)
         if process.poll() is not None:
             raise RuntimeError("the run ended before it was killed often enough: give it more steps")
         process.kill()
         process.wait()
     subprocess.run(start, check=True, capture_output=True)
+
+
+def wait_for_steps(run_dir: Path, process: subprocess.Popen) -> None:
+    """Until the log of the run tells of another step."""
+    log = run_dir / "run.log"
+    before = log.read_text().count(": step ") if log.exists() else 0
+    while process.poll() is None and (not log.exists() or log.read_text().count(": step ") <= before):
+        time.sleep(0.01)
 
 
 def losses(run_dir: Path) -> list[dict]:
@@ -77,7 +92,7 @@ def compare(folder: Path, kills: int, seed: int = 1) -> dict:
     make_corpus(folder)
     calm, killed, steps = folder / "calm", folder / "killed", 40 * kills
     startup, work = run_undisturbed(command(folder, calm, steps), calm)
-    run_and_kill(command(folder, killed, steps), kills, startup, work, seed)
+    run_and_kill(command(folder, killed, steps), killed, kills, startup, work, seed)
     weights = [load_file(run_dir / "checkpoints/last/model.safetensors") for run_dir in (calm, killed)]
     results = [json.loads((run_dir / "results.json").read_text())["loss"] for run_dir in (calm, killed)]
     return {
