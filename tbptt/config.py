@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from tbptt import models
+from tbptt.data.acquire import look
 from tbptt.data.config import DataConfig
 from tbptt.data.corpora import corpus_named
 from tbptt.device import Precision, pick_device
@@ -37,6 +38,7 @@ from tbptt.training.schedules import SchedulerConfig
 class Task(Enum):
     train = "train"
     eval = "eval"
+    prepare = "prepare"
 
 
 @dataclass
@@ -65,7 +67,9 @@ class Config:
         corpus = corpus_named(self.data.name)
         self.data.check()
         corpus.check(self.data)
-        corpus.files(self.data)
+        look(corpus, self.data)
+        if self.task is Task.prepare:
+            return
         self.model.check(corpus.vocab_size(self.data))
         self.model.check_eval(self.eval.context())
         self.optimizer.check()
@@ -143,6 +147,8 @@ def run_dir(*, _root_: DictConfig) -> str:
         )
         numbers = {key: numbers[key] for key in ("checkpoint", "eval", "data")}
         return f"runs/eval-{run}-{_short_hash([numbers, _root_.trainer.precision.name])}"
+    if _root_.task is Task.prepare:
+        return f"runs/prepare-{_root_.data.name}-{_short_hash(numbers['data'])}"
     return f"runs/{_root_.data.name}-{_root_.hydra.runtime.choices.model}-{_short_hash(numbers)}"
 
 

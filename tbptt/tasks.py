@@ -42,10 +42,22 @@ def run(composed: DictConfig) -> None:
         config.check()
         for warning in settings_without_effect(config, list(HydraConfig.get().overrides.task)):
             log.warning("%s", warning)
-        {Task.train: train, Task.eval: evaluate}[config.task](config, run_dir)
+        {Task.train: train, Task.eval: evaluate, Task.prepare: prepare}[config.task](config, run_dir)
     except Exception as error:
         (run_dir / "error.txt").write_text(f"{error}\n")
         raise
+
+
+def prepare(config: Config, run_dir: Path) -> None:
+    """Download and prepare a corpus ahead of time, on a login node say, and tell what it holds."""
+    corpus = open_corpus(config.data)
+    log.info("%s: %s entries in the vocabulary", corpus.meta["title"], f"{len(corpus.vocabulary):,}")
+    for split, counts in corpus.meta["splits"].items():
+        unknown = f"{counts['unknown']:,} unknown ({counts['unknown'] / counts['tokens']:.2%})"
+        log.info(
+            "%s: %s tokens, %s, from %s bytes", split, f"{counts['tokens']:,}", unknown, f"{counts['source_bytes']:,}"
+        )
+    log.info("Token files: %s", corpus.folder)
 
 
 def train(config: Config, run_dir: Path) -> None:

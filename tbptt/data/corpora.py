@@ -1,57 +1,133 @@
-"""The corpora by name: where the files of each split are, and what is known before reading them."""
+"""The corpora by name: how their files are called, where they live, what was published about them."""
 
 from __future__ import annotations
 
 import hashlib
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from tbptt.data.config import DataConfig, Level
+from tbptt.data.sources import Source, Sources
+from tbptt.data.vocabulary import EOS
 from tbptt.errors import UserError
 
 SPLITS = ("train", "valid", "test")
-Files = dict[str, list[Path]]
+WORDS = (Level.word, Level.char, Level.byte, Level.bpe)
+LM1B = "1-billion-word-language-modeling-benchmark-r13output"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The file a corpus is distributed as."""
+
+    name: str
+    url: str
+    size: int | None = None  # bytes, where known
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """Numbers of tokens by split, and of types in the training text, at the level they were published for."""
+
+    tokens: dict[str, int]
+    types: int | None = None
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus of one text file per split under `data.path`, named by `pattern`."""
+    """A corpus whose splits are files of their own, found by name in `data.path` or a folder or archive in it."""
 
-    pattern: str
+    title: str
+    files: dict[str, str]  # by split: the name of its file, or a pattern for several, read in the order of their names
     levels: tuple[Level, ...] = (Level.word,)
-    known_vocabulary: int | None = None  # published number of word types, `<eos>` included
-    needs_path: bool = True
-
-    def files(self, config: DataConfig) -> Files:
-        assert config.path is not None
-        files = {split: [Path(config.path).expanduser() / self.pattern.format(split)] for split in SPLITS}
-        missing = [str(path) for paths in files.values() for path in paths if not path.is_file()]
-        if missing:
-            raise UserError(
-                f"data.path={config.path} must be a folder with {', '.join(self.pattern.format(s) for s in SPLITS)}; "
-                f"not there: {', '.join(missing)}"
-            )
-        return files
+    archive: Archive | None = None
+    hub: dict[str, list[str]] = field(default_factory=dict)  # by split: parquet files of a dataset on the hub
+    published: Published | None = None
+    licence: str = ""
+    lower: bool = False  # published in lower case
+    line_end: str = EOS  # at level word: what follows every line
+    line_start: str = ""  # and what goes before it
 
     def check(self, config: DataConfig) -> None:
+        """UserError for settings that cannot work, as far as it is known without looking for files."""
         if config.level not in self.levels:
             raise UserError(
                 f"data.level={config.level.name} is not how data={config.name} is read: "
                 f"it may be {' or '.join(level.name for level in self.levels)}"
             )
-        if not self.needs_path and config.path is not None:
-            raise UserError(f"data.path has no meaning for data={config.name}: for files of your own use data=text")
-        if self.needs_path and config.path is None:
-            wanted = ", ".join(self.pattern.format(split) for split in SPLITS)
-            raise UserError(f"data={config.name} needs data.path=FOLDER, the folder that holds {wanted}")
+        if config.path is None and self.archive is None:
+            raise UserError(f"data={config.name} needs data.path=FOLDER, the folder that holds {self.expected()}")
+        if config.path is not None and not Path(config.path).expanduser().exists():
+            raise UserError(f"data.path={config.path} does not exist: it must be a folder with {self.expected()}")
+
+    def expected(self) -> str:
+        """The files looked for, in words."""
+        names = ", ".join(dict.fromkeys(self.files.values()))
+        return f"{names}, or {self.archive.name}" if self.archive else names
+
+    def find(self, folder: Path) -> Sources | None:
+        """The sources of all splits if `folder`, or a folder in it, has them."""
+        found: Sources = {}
+        for split in SPLITS:
+            for depth in ("", "*/", "*/*/"):
+                paths = sorted(path for path in folder.glob(depth + self.files[split]) if path.is_file())
+                if paths:
+                    found[split] = [Source(path) for path in paths]
+                    break
+        return found if len(found) == len(SPLITS) else None
 
     def vocab_size(self, config: DataConfig) -> int | None:
         """The vocabulary's size where it is known before the text is read."""
-        return 256 if config.level is Level.byte else self.known_vocabulary
+        if config.level is Level.byte:
+            return 256
+        as_published = config.level is Level.word and config.check_counts and config.vocabulary is None
+        unchanged = config.min_count == 1 and config.max_vocab is None and config.lower == self.lower
+        return self.published.types if self.published and as_published and unchanged else None
 
 
+@dataclass(frozen=True)
+class OneFile(Corpus):
+    """A corpus of 100,000,000 bytes whose splits are the first 90, the next 5 and the last 5 million."""
+
+    EDGES: ClassVar = (0, 90_000_000, 95_000_000, 100_000_000)
+
+    def find(self, folder: Path) -> Sources | None:
+        found = super().find(folder)
+        if found is None:
+            return None
+        path = found["train"][0].path
+        if path.stat().st_size != self.EDGES[-1]:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes; {self.title} has {self.EDGES[-1]:,}")
+        return {split: [Source(path, *self.EDGES[i : i + 2])] for i, split in enumerate(SPLITS)}
+
+
+@dataclass(frozen=True)
+class Folder(Corpus):
+    """Text of one's own: train.txt, valid.txt, test.txt, or folders of these names with any number of .txt files."""
+
+    def find(self, folder: Path) -> Sources | None:
+        found: Sources = {}
+        for split in SPLITS:
+            one, many = folder / f"{split}.txt", sorted((folder / split).rglob("*.txt"))
+            if paths := [one] if one.is_file() else many:
+                found[split] = [Source(path) for path in paths]
+        return found if len(found) == len(SPLITS) else None
+
+
+@dataclass(frozen=True)
+class Fairseq(Corpus):
+    """A data-bin folder that fairseq-preprocess wrote."""
+
+    def find(self, folder: Path) -> Sources | None:
+        found = {split: [Source(folder / f"{split}.bin")] for split in SPLITS}
+        wanted = [folder / "dict.txt", *(folder / f"{split}.{end}" for split in SPLITS for end in ("idx", "bin"))]
+        return found if all(path.is_file() for path in wanted) else None
+
+
+@dataclass(frozen=True)
 class StandardLibrary(Corpus):
     """The source files of the running Python's standard library, in the order of their names' SHA-256.
 
@@ -62,24 +138,118 @@ class StandardLibrary(Corpus):
 
     LEFT_OUT: ClassVar = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
-    def files(self, config: DataConfig) -> Files:
-        root = Path(sysconfig.get_path("stdlib"))
-        paths = [path.relative_to(root) for path in root.rglob("*.py")]
+    def check(self, config: DataConfig) -> None:
+        if config.path is not None or config.url is not None:
+            raise UserError("data.path and data.url have no meaning for data=stdlib: for your own files use data=text")
+        super().check(DataConfig(config.name, path=str(self.home), level=config.level))
+
+    @property
+    def home(self) -> Path:
+        return Path(sysconfig.get_path("stdlib"))
+
+    def find(self, folder: Path) -> Sources:
+        paths = [path.relative_to(folder) for path in folder.rglob("*.py")]
         paths = [path for path in paths if not self.LEFT_OUT & set(path.parts)]
         paths.sort(key=lambda path: hashlib.sha256(path.as_posix().encode()).digest())
         if len(paths) < 40:
-            raise UserError(f"data=stdlib: only {len(paths)} source files in {root}; use data=text data.path=FOLDER")
-        files: Files = {split: [] for split in SPLITS}
+            raise UserError(f"data=stdlib: only {len(paths)} source files in {folder}; use data=text data.path=FOLDER")
+        found: Sources = {split: [] for split in SPLITS}
         for number, path in enumerate(paths):
-            files[{19: "valid", 39: "test"}.get(number % 40, "train")].append(root / path)
-        return files
+            found[{19: "valid", 39: "test"}.get(number % 40, "train")].append(Source(folder / path))
+        return found
 
+
+def _three(pattern: str) -> dict[str, str]:
+    return {split: pattern.format(split) for split in SPLITS}
+
+
+def _wikitext(version: str, shards: int) -> dict[str, list[str]]:
+    train = [f"{version}/train-{i:05d}-of-{shards:05d}.parquet" for i in range(shards)]
+    held_out = {"valid": "validation", "test": "test"}
+    return {"train": train} | {s: [f"{version}/{name}-00000-of-00001.parquet"] for s, name in held_out.items()}
+
+
+_MAHONEY = Published({"train": 90_000_000, "valid": 5_000_000, "test": 5_000_000})
+_HELD_OUT = "heldout-monolingual.tokenized.shuffled/news.en.heldout-0000{}-of-00050"
 
 CORPORA: dict[str, Corpus] = {
-    "stdlib": StandardLibrary(pattern="", levels=(Level.byte,), needs_path=False),
-    "text": Corpus(pattern="{}.txt", levels=(Level.word, Level.char, Level.byte)),
-    "wikitext2": Corpus(pattern="wiki.{}.tokens", known_vocabulary=33_278),
-    "wikitext103": Corpus(pattern="wiki.{}.tokens", known_vocabulary=267_735),
+    "stdlib": StandardLibrary("Python's standard library", {}, (Level.byte,), licence="PSF"),
+    "text": Folder("your own text", _three("{}.txt"), WORDS),
+    "fairseq": Fairseq(
+        "what fairseq-preprocess wrote",
+        {"train": "dict.txt", "valid": "{train,valid,test}.idx", "test": "{train,valid,test}.bin"},
+    ),
+    "wikitext2": Corpus(
+        "WikiText-2",
+        _three("wiki.{}.tokens"),
+        WORDS,
+        Archive("wikitext-2-v1.zip", "https://huggingface.co"),
+        _wikitext("wikitext-2-v1", 1),
+        Published({"train": 2_088_628, "valid": 217_646, "test": 245_569}, 33_278),
+        "CC BY-SA 3.0",
+    ),
+    "wikitext103": Corpus(
+        "WikiText-103",
+        _three("wiki.{}.tokens"),
+        WORDS,
+        Archive("wikitext-103-v1.zip", "https://huggingface.co"),
+        _wikitext("wikitext-103-v1", 2),
+        Published({"train": 103_227_021, "valid": 217_646, "test": 245_569}, 267_735),
+        "CC BY-SA 3.0",
+    ),
+    "enwik8": OneFile(
+        "enwik8",
+        _three("enwik8"),
+        (Level.byte,),
+        Archive(
+            "enwik8.zip",
+            "http://mattmahoney.net/dc/enwik8.zip",
+            36_445_475,
+            "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+        ),
+        published=_MAHONEY,
+        licence="CC BY-SA 3.0, GFDL",
+    ),
+    "text8": OneFile(
+        "text8",
+        _three("text8"),
+        (Level.char, Level.byte),
+        Archive(
+            "text8.zip",
+            "http://mattmahoney.net/dc/text8.zip",
+            31_344_016,
+            "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+        ),
+        published=Published(_MAHONEY.tokens, 27),
+        licence="CC BY-SA 3.0, GFDL",
+    ),
+    "lm1b": Corpus(
+        "One Billion Word Benchmark",
+        {
+            "train": "training-monolingual.tokenized.shuffled/news.en-*-of-00100",
+            "valid": _HELD_OUT.format(0),
+            "test": _HELD_OUT.format(0),
+        },
+        (Level.word,),
+        Archive(
+            f"{LM1B}.tar.gz",
+            f"http://www.statmt.org/lm-benchmark/{LM1B}.tar.gz",
+            1_792_209_805,
+            "01ba60381110baf7f189dfd2b8374de371e8c9a340835793f190bdae9e90a34e",
+        ),
+        licence="of its news sources",
+        line_end="<S>",
+        line_start="<S>",
+    ),
+    "ptb": Corpus(
+        "Penn Treebank (Mikolov's)",
+        _three("ptb.{}.txt"),
+        (Level.word, Level.char, Level.byte),
+        Archive("simple-examples.tgz", "http://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz"),
+        published=Published({"train": 929_589, "valid": 73_760, "test": 82_430}, 10_000),
+        licence="LDC user agreement",
+        lower=True,
+    ),
 }
 
 

@@ -1,7 +1,7 @@
-"""Corpus files -> token files: made once, memory-mapped ever after, made anew when the source changes.
+"""Corpora -> token files: made once, memory-mapped ever after, made anew when the source changes.
 
 A prepared corpus is a folder: `train.bin valid.bin test.bin` (raw little-endian ids), `vocabulary.json`, `meta.json`.
-It appears under its name only when it is whole.
+It appears under its name only when it is whole, may be moved to another machine, and is opened there as data.path.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,24 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from tbptt.data import sources
+from tbptt.data.acquire import acquire
 from tbptt.data.config import DataConfig, Level
-from tbptt.data.corpora import SPLITS, Files, corpus_named
-from tbptt.data.vocabulary import UNK, Vocabulary, byte_vocabulary, count_vocabulary, pieces
+from tbptt.data.corpora import SPLITS, Corpus, corpus_named
+from tbptt.data.sources import Sources
+from tbptt.data.vocabulary import Vocabulary
+from tbptt.data.writing import write_splits
 from tbptt.errors import UserError
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
 class PreparedCorpus:
     """Token streams by split (memory-mapped), their vocabulary, and `meta.json`: counts and origin."""
 
+    folder: Path
     splits: dict[str, np.ndarray]
     vocabulary: Vocabulary
     meta: dict[str, Any]
@@ -39,130 +43,159 @@ class PreparedCorpus:
     def identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to continue on this corpus."""
         return {
-            "name": self.meta["corpus"],
-            "level": self.meta["level"],
+            "name": self.meta["settings"]["name"],
+            "level": self.meta["settings"]["level"],
             "vocab_size": len(self.vocabulary),
             "vocabulary_sha256": self.meta["vocabulary_sha256"],
             "train_sha256": self.meta["sources"]["train"]["sha256"],
         }
 
+    def verify(self) -> None:
+        """Read every token file through. UserError if one is not as it was written."""
+        for split in SPLITS:
+            with open(self.folder / f"{split}.bin", "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != self.meta["splits"][split]["sha256"]:
+                raise UserError(f"{self.folder / split}.bin is not as it was written: delete {self.folder}")
+
 
 def open_corpus(config: DataConfig) -> PreparedCorpus:
-    """The corpus `config` names, prepared first if need be. UserError if its files are not there or not readable."""
+    """The corpus `config` names, downloaded and prepared first if need be.
+
+    UserError if its files are not to be had, not readable, or not what was published.
+    """
+    prepared = _prepared_elsewhere(config) or _prepared_here(config)
+    for split, counts in prepared.meta["splits"].items():
+        if counts["unknown"]:
+            share = counts["unknown"] / counts["tokens"]
+            log.info(
+                "%s: %s of %s tokens are unknown (%.2f%%)", split, counts["unknown"], counts["tokens"], 100 * share
+            )
+    if config.verify:
+        prepared.verify()
+        log.info("%s: every token file is as it was written", prepared.folder)
+    return prepared
+
+
+def _prepared_elsewhere(config: DataConfig) -> PreparedCorpus | None:
+    """data.path itself, if it is a folder of token files: prepared on another machine and moved here."""
+    folder = Path(config.path or "").expanduser()
+    if config.path is None or not (folder / "meta.json").is_file():
+        return None
+    try:
+        prepared = _open(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"data.path={config.path} holds token files that are damaged ({error}): prepare them anew"
+        ) from error
+    theirs, ours = prepared.meta["settings"], config.settings()
+    if differing := [f"{key} is {theirs[key]}, not {ours[key]}" for key in ours if theirs[key] != ours[key]]:
+        raise UserError(f"data.path={config.path} was prepared with other settings: {'; '.join(differing)}")
+    return prepared
+
+
+def _prepared_here(config: DataConfig) -> PreparedCorpus:
+    """The corpus from the cache, where it is put first unless its source is unchanged since."""
     corpus = corpus_named(config.name)
-    files = corpus.files(config)
     folder = _folder(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # several processes of one job prepare once
+    with FileLock(folder.parent / f"{config.name}.lock"):  # several processes of one job prepare once
+        found = acquire(corpus, config)
         if folder.exists():
             try:
                 prepared = _open(folder)
-                if _is_current(prepared.meta["sources"], files):
+                if _is_current(prepared.meta["sources"], found):
                     return prepared
             except (OSError, ValueError, KeyError) as error:
                 log.warning("%s is damaged (%s): preparing it anew", folder, error)
-        _prepare(config, files, folder)
-    return _open(folder)
+        _prepare(corpus, config, found, folder)
+        return _open(folder)
 
 
 def _open(folder: Path) -> PreparedCorpus:
     """Map a prepared corpus. OSError, ValueError or KeyError if it is not as it was written."""
     meta = json.loads((folder / "meta.json").read_text())
+    if meta["format"] != FORMAT:
+        raise ValueError(f"format {meta['format']} instead of {FORMAT}")
     vocabulary = Vocabulary.from_file(folder / "vocabulary.json")
     if vocabulary.sha256 != meta["vocabulary_sha256"]:
         raise ValueError("vocabulary.json is not the one that was written")
     dtype = np.dtype(meta["dtype"])
     splits: dict[str, np.ndarray] = {}
     for split in SPLITS:
-        path, counts = folder / f"{split}.bin", meta["splits"][split]
-        size, expected = path.stat().st_size, counts["tokens"] * dtype.itemsize
+        path = folder / f"{split}.bin"
+        size, expected = path.stat().st_size, meta["splits"][split]["tokens"] * dtype.itemsize
         if size != expected:
             raise ValueError(f"{path.name} has {size} bytes instead of {expected}")
         splits[split] = np.memmap(path, dtype=dtype, mode="r")
-        if counts["unknown"]:
-            log.info("%s: %d of %d tokens are unknown words", split, counts["unknown"], counts["tokens"])
-    return PreparedCorpus(splits, vocabulary, meta)
+    return PreparedCorpus(folder, splits, vocabulary, meta)
 
 
 def _folder(config: DataConfig) -> Path:
     where = str(Path(config.path).expanduser().resolve()) if config.path else ""
-    key = hashlib.sha256(json.dumps([FORMAT, config.name, where, config.level.name]).encode()).hexdigest()[:12]
-    return Path(config.cache).expanduser() / f"{config.name}-{config.level.name}-{key}"
+    key = json.dumps([FORMAT, where, config.url, config.settings()], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    return Path(config.cache).expanduser() / f"{config.name}-{config.level.name}-{digest}"
 
 
-def _stat(paths: list[Path]) -> list[list]:
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-
-
-def _sha256(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _is_current(sources: dict[str, Any], files: Files) -> bool:
+def _is_current(recorded: dict[str, Any], found: Sources) -> bool:
     """Whether token files come from these sources: same names, sizes and times, or else the same content."""
     return all(
-        sources[split]["files"] == _stat(paths) or sources[split]["sha256"] == _sha256(paths)
-        for split, paths in files.items()
+        recorded[split]["files"] == [part.stat() for part in parts]
+        or recorded[split]["sha256"] == sources.sha256(parts)
+        for split, parts in found.items()
     )
 
 
-def _prepare(config: DataConfig, files: Files, folder: Path) -> None:
+def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -> None:
     log.info("Preparing data=%s (%s level) into %s", config.name, config.level.name, folder)
     building = folder.with_name(f"{folder.name}.building")
-    shutil.rmtree(building, ignore_errors=True)  # what a killed run left
-    building.mkdir()
+    # The stat is taken before reading: a source that changes meanwhile is prepared again next time.
+    stats = {split: [part.stat() for part in parts] for split, parts in found.items()}
+    plan = json.dumps([FORMAT, config.settings(), stats], sort_keys=True)
+    if not (building / "plan.json").exists() or (building / "plan.json").read_text() != plan:
+        shutil.rmtree(building, ignore_errors=True)  # of another source, or too young to be of use
+        building.mkdir()
+        (building / "plan.json").write_text(plan)
     try:
-        _write_corpus(config, files, building)
-    except BaseException:
+        vocabulary, splits = write_splits(corpus, config, found, building)
+        _check_published(corpus, config, splits, vocabulary)
+    except UserError:
         shutil.rmtree(building)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(building, folder)
-
-
-def _write_corpus(config: DataConfig, files: Files, folder: Path) -> None:
-    # The stat is taken before reading: a source that changes meanwhile is prepared again next time.
-    sources = {split: {"files": _stat(paths), "sha256": _sha256(paths)} for split, paths in files.items()}
-    vocabulary = byte_vocabulary() if config.level is Level.byte else count_vocabulary(files["train"], config.level)
-    splits = {split: _write_tokens(folder / f"{split}.bin", files[split], vocabulary) for split in SPLITS}
-    (folder / "vocabulary.json").write_text(vocabulary.to_json(), encoding="utf-8")
+    (building / "vocabulary.json").write_text(vocabulary.to_json(), encoding="utf-8")
+    digests = {split: sources.sha256(parts) for split, parts in found.items()}
     meta = {
         "format": FORMAT,
-        "corpus": config.name,
-        "level": config.level.name,
+        "title": corpus.title,
+        "home": corpus.archive and corpus.archive.url,
+        "licence": corpus.licence,
+        "settings": config.settings(),
         "dtype": vocabulary.dtype.str,
         "vocab_size": len(vocabulary),
         "vocabulary_sha256": vocabulary.sha256,
         "splits": splits,
-        "sources": sources,
+        "sources": {split: {"files": stats[split], "sha256": digests[split]} for split in SPLITS},
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+    (building / "plan.json").unlink()
+    shutil.rmtree(building / "parts", ignore_errors=True)
+    (building / "meta.json").write_text(json.dumps(meta, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(building, folder)
 
 
-def _write_tokens(target: Path, paths: list[Path], vocabulary: Vocabulary) -> dict[str, int]:
-    """Write one split and return its counts. UserError where unknown words meet a vocabulary without `<unk>`."""
-    tokens, unknown = 0, Counter[str]()
-    with open(target, "wb") as file:
-        for path in paths:
-            if vocabulary.level is Level.byte:
-                tokens += file.write(path.read_bytes())
-                continue
-            for chunk in pieces(path, vocabulary.level):
-                ids, missed = vocabulary.encode(chunk)
-                tokens, unknown = tokens + len(ids), unknown + missed
-                file.write(ids.tobytes())
-    if unknown and UNK not in vocabulary.ids:
-        some = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(3))
-        mend = f"put {UNK} into the training text, or " if vocabulary.level is Level.word else ""
+def _check_published(corpus: Corpus, config: DataConfig, splits: dict[str, Any], vocabulary: Vocabulary) -> None:
+    """UserError if a published corpus, prepared as it was published, has other counts."""
+    published = corpus.published
+    as_published = config.level is corpus.levels[0] and config.lower == corpus.lower and config.vocabulary is None
+    if published is None or not config.check_counts or not as_published:
+        return
+    pairs = [(f"{split} tokens", splits[split]["tokens"], published.tokens[split]) for split in SPLITS]
+    if published.types and config.min_count == 1 and config.max_vocab is None and config.level is not Level.byte:
+        pairs.append(("types", len(vocabulary), published.types))
+    wrong = [f"{found:,} {what} instead of {expected:,}" for what, found, expected in pairs if found != expected]
+    if wrong:
         raise UserError(
-            f"{paths[0]} has {unknown.total()} tokens ({len(unknown)} types, such as {some}) that train lacks, and "
-            f"train has no {UNK} to stand for them: {mend}use data.level=byte"
+            f"this is not {corpus.title} as published: {', '.join(wrong)}; look for the right files, or use "
+            "data.check_counts=false if you mean these"
         )
-    if tokens < 2:
-        raise UserError(f"{paths[0]} has {tokens} tokens: a split needs at least 2, one to read and one to predict")
-    return {"tokens": tokens, "unknown": unknown.total(), "source_bytes": sum(path.stat().st_size for path in paths)}

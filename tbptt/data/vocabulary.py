@@ -1,17 +1,16 @@
-"""Vocabularies: the symbols of a corpus, most frequent first, and the way from text to token ids and back."""
+"""Vocabularies: the symbols of a corpus, most frequent first."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from tbptt.data.config import Level
+from tbptt.data.config import DataConfig, Level
 from tbptt.errors import UserError
 
 EOS, UNK = "<eos>", "<unk>"
@@ -19,7 +18,7 @@ EOS, UNK = "<eos>", "<unk>"
 
 @dataclass
 class Vocabulary:
-    """`symbols[i]` is the text of token i: a word, a character, or (level byte) nothing but its number."""
+    """`symbols[i]` is the text of token i: a word, a character, a subword, or (level byte) its number in hex."""
 
     level: Level
     symbols: list[str]
@@ -48,50 +47,38 @@ class Vocabulary:
         read = json.loads(path.read_text(encoding="utf-8"))
         return cls(Level[read["level"]], read["symbols"])
 
-    def encode(self, pieces: Iterable[str]) -> tuple[np.ndarray, Counter[str]]:
-        """Symbols -> ids, and how often each unknown symbol was met (its id is that of `<unk>`; 0 without one)."""
-        pieces = list(pieces)
-        ids = [self.ids.get(piece, -1) for piece in pieces]
-        array = np.array(ids, dtype=np.int64)
-        where = np.flatnonzero(array < 0)
-        array[where] = self.ids.get(UNK, 0)
-        return array.astype(self.dtype), Counter(pieces[i] for i in where)
+    def numbers(self, symbols: list[str]) -> np.ndarray:
+        """The id of each symbol, -1 for an unknown one: (len(symbols),) int64."""
+        return np.array([self.ids.get(symbol, -1) for symbol in symbols], dtype=np.int64)
 
 
 def byte_vocabulary() -> Vocabulary:
     return Vocabulary(Level.byte, [f"{byte:02x}" for byte in range(256)])
 
 
-def pieces(path: Path, level: Level, lines_at_once: int = 100_000) -> Iterator[list[str]]:
-    """The symbols of a text file, some lines at a time. Words are followed by one `<eos>` a line."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        chunk: list[str] = []
-        try:
-            for number, line in enumerate(file, start=1):
-                if level is Level.word:
-                    chunk += line.split()
-                    chunk.append(EOS)
-                else:
-                    chunk += line
-                if number % lines_at_once == 0:
-                    yield chunk
-                    chunk = []
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text ({error.reason}): convert it, or use data.level=byte") from error
-    if chunk:
-        yield chunk
+def counted_vocabulary(counts: Counter[str], config: DataConfig, first: str) -> Vocabulary:
+    """The symbols of the training text by falling frequency (ties: first met first); `first` leads, as in the original.
 
-
-def count_vocabulary(paths: list[Path], level: Level) -> Vocabulary:
-    """The symbols of the training text, most frequent first (then first met); `<eos>` leads, as in the original."""
-    counts: Counter[str] = Counter()
-    for path in paths:
-        for chunk in pieces(path, level):
-            counts.update(chunk)
-    if not counts:
-        raise UserError(f"{paths[0]} is empty: there is no vocabulary to make of it")
+    Symbols rarer than `min_count` or beyond `max_vocab` are left out; `<unk>` then stands for them.
+    """
     symbols = [symbol for symbol, _ in counts.most_common()]
-    if level is Level.word:
-        symbols.remove(EOS)
-        symbols.insert(0, EOS)
+    if config.min_count > 1 or config.max_vocab is not None:
+        always = [symbol for symbol in (first, UNK) if symbol]
+        kept = [s for s in symbols if counts[s] >= config.min_count and s not in always]
+        kept = kept[: None if config.max_vocab is None else max(0, config.max_vocab - len(always))]
+        symbols = sorted([*kept, *always], key=lambda symbol: -counts[symbol])
+    if first in counts:
+        symbols.remove(first)
+        symbols.insert(0, first)
+    return Vocabulary(config.level, symbols)
+
+
+def given_vocabulary(path: Path, level: Level) -> Vocabulary:
+    """The symbols of a file, one a line; what follows a word after a blank (a count, say) is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
+    symbols = [line.split()[0] if level is Level.word and line.split() else line for line in lines]
+    twice = [symbol for symbol, count in Counter(symbols).items() if count > 1]
+    if twice or not symbols:
+        raise UserError(f"data.vocabulary={path} must list each entry once, one a line; twice: {twice[:3]}")
     return Vocabulary(level, symbols)

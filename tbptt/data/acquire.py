@@ -1,0 +1,148 @@
+"""A corpus's files: found in data.path, unpacked from its archive, or downloaded first."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from tbptt.data.config import DataConfig
+from tbptt.data.corpora import SPLITS, Archive, Corpus, StandardLibrary
+from tbptt.data.download import download
+from tbptt.data.sources import Sources
+from tbptt.errors import UserError
+
+HUB_REPOSITORY = "Salesforce/wikitext"
+
+
+def look(corpus: Corpus, config: DataConfig) -> None:
+    """UserError if data.path is given and holds neither the corpus's files, nor its archive, nor token files."""
+    if config.path is None:
+        return
+    folder = Path(config.path).expanduser()
+    archive = corpus.archive and folder / corpus.archive.name
+    if not (folder / "meta.json").is_file() and not (archive and archive.is_file()) and corpus.find(folder) is None:
+        raise UserError(f"data.path={config.path} must be a folder with {corpus.expected()}; not all of them are there")
+
+
+def acquire(corpus: Corpus, config: DataConfig) -> Sources:
+    """The sources of every split, on disk. UserError saying what was looked for, where it is not to be had."""
+    cache = Path(config.cache).expanduser() / "sources" / config.name
+    if isinstance(corpus, StandardLibrary):
+        return corpus.find(corpus.home)
+    if config.path is not None:
+        look(corpus, config)
+        folder = Path(config.path).expanduser()
+        found = corpus.find(folder)
+        if found is None and corpus.archive:
+            found = corpus.find(_unpack(folder / corpus.archive.name, corpus, cache / "unpacked"))
+        if found is None:
+            raise UserError(f"the archive in data.path={config.path} does not hold {corpus.expected()}")
+        return found
+    assert corpus.archive is not None  # else `check` has asked for data.path
+    folder = cache / "downloaded"
+    found = corpus.find(folder) if folder.exists() else None
+    if found is None:
+        _fetch(corpus, corpus.archive, config.url, folder)
+        found = corpus.find(folder)
+    if found is None:
+        raise UserError(
+            f"{corpus.archive.name} from {config.url or corpus.archive.url} does not hold {corpus.expected()}"
+        )
+    return found
+
+
+def _fetch(corpus: Corpus, archive: Archive, url: str | None, folder: Path) -> None:
+    """Bring the corpus's files into `folder`: from the hub where it lives there, else out of its archive."""
+    if corpus.hub and (url is None or not url.endswith(archive.name)):
+        _fetch_from_hub(corpus, url, folder)
+        return
+    if url is not None and not url.endswith(archive.name):
+        url = f"{url.rstrip('/')}/{archive.name}"  # a mirror's folder
+    local = folder.with_name(archive.name)
+    if not local.is_file():
+        download(url or archive.url, local, archive.size, archive.sha256)
+    _unpack(local, corpus, folder)
+
+
+def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
+    """The corpus's files out of a zip or tar archive, by their names alone, into `folder`, which appears when whole."""
+    mark = folder / ".unpacked"
+    stamp = f"{archive} {archive.stat().st_size} {archive.stat().st_mtime_ns}"
+    if mark.is_file() and mark.read_text() == stamp:
+        return folder
+    building = folder.with_name(f"{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as packed:
+                for name in filter(lambda name: _wanted(name, corpus), packed.namelist()):
+                    _write(packed.open(name), _place(building, name))
+        else:
+            with tarfile.open(archive) as packed_tar:
+                for member in packed_tar:
+                    if member.isfile() and _wanted(member.name, corpus):
+                        _write(packed_tar.extractfile(member), _place(building, member.name))
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        shutil.rmtree(building)
+        raise UserError(
+            f"{archive} cannot be unpacked ({error}): it may be damaged, delete it to fetch it again"
+        ) from error
+    (building / ".unpacked").write_text(stamp)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(building, folder)
+    return folder
+
+
+def _wanted(name: str, corpus: Corpus) -> bool:
+    return any(fnmatch.fnmatch(f"/{name}", f"*/{pattern}") for pattern in corpus.files.values())
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Inside `folder`, whatever an archive calls its members: at most their last two names are kept."""
+    place = folder.joinpath(*[part for part in Path(name).parts if part not in ("/", "..")][-2:])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _write(source: Any, target: Path) -> None:
+    with source, open(target, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _fetch_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> None:
+    """WikiText from the Hugging Face hub: parquet files whose rows are the lines of the original text files."""
+    try:
+        import pyarrow.parquet as parquet
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise UserError(
+            f"{corpus.title} is downloaded from the Hugging Face hub: pip install 'tbptt[download]' first, "
+            f"or give data.path=FOLDER with {corpus.expected()}"
+        ) from None
+    building = folder.with_name(f"{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    for split in SPLITS:
+        with open(building / corpus.files[split], "w", encoding="utf-8", newline="\n") as text:
+            for name in corpus.hub[split]:
+                try:
+                    local = hf_hub_download(
+                        HUB_REPOSITORY, name, repo_type="dataset", endpoint=endpoint, cache_dir=folder.with_name("hub")
+                    )
+                except Exception as error:
+                    reason = str(error).strip().split("\n")[0]
+                    raise UserError(
+                        f"{name} of {HUB_REPOSITORY} cannot be had from the hub ({reason}): give another endpoint or a "
+                        "mirror of the archive as data.url, or a folder that has the files as data.path"
+                    ) from error
+                for batch in parquet.ParquetFile(local).iter_batches(columns=["text"]):
+                    for line in batch.column(0).to_pylist():
+                        text.write(line if line.endswith("\n") else f"{line}\n")  # empty lines come without theirs
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(building, folder)

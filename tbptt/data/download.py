@@ -1,0 +1,111 @@
+"""Downloads that are whole or not there: resumed after a cut, checked by size and SHA-256, renamed only at the end."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+from tbptt.errors import UserError
+
+log = logging.getLogger(__name__)
+BLOCK = 1 << 20
+TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
+
+
+def download(
+    url: str, target: Path, size: int | None = None, sha256: str | None = None, tries: int = 5, pause: float = 1.0
+) -> None:
+    """Fetch `url` into `target`. What a broken try has left in TARGET.part is continued, here and in a later run.
+
+    UserError, in one sentence, for an address that does not answer or has no such file, a connection that breaks
+    `tries` times, a full disk, or content of another size or SHA-256; `target` does not exist then.
+    """
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, tries + 1):
+        try:
+            total = _fetch(url, part)
+            if part.stat().st_size == total or total is None:
+                break
+            problem = "the connection was closed"
+        except requests.HTTPError as error:
+            answer = "" if error.response is None else f"{error.response.status_code} {error.response.reason}"
+            raise UserError(f"{url} answers {answer}: {_otherwise()}") from error
+        except (
+            requests.exceptions.MissingSchema,
+            requests.exceptions.InvalidURL,
+            requests.exceptions.InvalidSchema,
+        ) as error:
+            raise UserError(f"data.url={url} is no address: it must begin with http:// or https://") from error
+        except requests.ConnectionError as error:
+            if not part.exists() or not part.stat().st_size:
+                raise UserError(f"{url} cannot be reached (no network?): {_otherwise()}") from error
+            problem = "the connection broke"
+        except requests.RequestException as error:
+            problem = str(error)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            part.unlink(missing_ok=True)
+            raise UserError(
+                f"the disk of {target.parent} is full: make room there, or choose another data.cache"
+            ) from error
+        if attempt < tries:
+            log.info("%s after %s bytes, trying again (%d of %d)", problem, f"{_size(part):,}", attempt + 1, tries)
+            time.sleep(pause * attempt)
+    else:
+        raise UserError(
+            f"{url}: {problem} after {_size(part):,} bytes, {tries} times; the same command goes on from there"
+        )
+    _check(part, url, size, sha256)
+    os.replace(part, target)
+
+
+def _fetch(url: str, part: Path) -> int | None:
+    """Append what `part` lacks. The size of the whole file, where the server tells it."""
+    have = _size(part)
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            part.unlink()  # longer than the file, or whole: begin again
+            return -1
+        response.raise_for_status()
+        if response.status_code != requests.codes.partial_content:
+            have = 0  # the server sends it all again
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        bar = tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, disable=None)
+        with bar, open(part, "ab" if have else "wb") as file:
+            for block in response.iter_content(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    return total
+
+
+def _check(part: Path, url: str, size: int | None, sha256: str | None) -> None:
+    """UserError, and the file gone, if it is not what was published."""
+    found = _size(part)
+    digest = None
+    if sha256 is not None:
+        with open(part, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if (size is not None and found != size) or digest != sha256:
+        part.unlink()
+        wanted = f"{size:,} bytes" if size is not None and found != size else f"SHA-256 {sha256}"
+        got = f"{found:,} bytes" if size is not None and found != size else f"SHA-256 {digest}"
+        raise UserError(f"{url} is not the file that was published: {got} instead of {wanted}; it was deleted")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _otherwise() -> str:
+    return "give another mirror as data.url, or a folder that has the files as data.path"

@@ -1,0 +1,56 @@
+"""What `fairseq-preprocess --only-source` wrote: dict.txt, and for each split an index and the token ids.
+
+The layout: `.idx` holds the magic bytes, a version (u64), a code for the integer type (u8), the number of sentences
+(u64), their sizes (i32 each) and byte offsets (i64 each); `.bin` holds the ids of all sentences, `</s>` after each.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from tbptt.data.config import Level
+from tbptt.data.vocabulary import Vocabulary
+from tbptt.errors import UserError
+
+MAGIC = b"MMIDIDX\x00\x00"
+HEADER = struct.Struct("<9sQBQ")
+DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
+IMPLICIT = ["<s>", "<pad>", "</s>", "<unk>"]  # come before the entries of dict.txt
+
+
+def read_dictionary(path: Path) -> Vocabulary:
+    """The symbols of dict.txt ("symbol count" lines) behind the implicit four, as fairseq numbers them."""
+    symbols = list(IMPLICIT)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
+        if not symbol or not count.isdigit():
+            raise UserError(f"{path}, line {number}, must be a symbol, a blank and its count; it is {line!r}")
+        symbols.append(symbol)
+    return Vocabulary(Level.word, symbols)
+
+
+def read_tokens(prefix: Path) -> np.ndarray:
+    """The ids of a split, sentence after sentence, mapped from PREFIX.bin. UserError if the files do not fit."""
+    index, data = prefix.with_suffix(".idx"), prefix.with_suffix(".bin")
+    with open(index, "rb") as file:
+        header = file.read(HEADER.size)
+        if len(header) < HEADER.size or not header.startswith(MAGIC):
+            raise UserError(f"{index} is no index that fairseq-preprocess writes (--dataset-impl mmap)")
+        _, version, code, sentences = HEADER.unpack(header)
+        if version != 1 or code not in DTYPES:
+            raise UserError(f"{index} has version {version} and integer type {code}, which fairseq does not write")
+        sizes = np.fromfile(file, dtype="<i4", count=sentences)
+        pointers = np.fromfile(file, dtype="<i8", count=sentences)
+    dtype = np.dtype(DTYPES[code])
+    expected = int(sizes.sum(dtype=np.int64)) * dtype.itemsize
+    in_order = np.concatenate([[0], np.cumsum(sizes[:-1], dtype=np.int64)]) * dtype.itemsize if sentences else pointers
+    if len(pointers) < sentences or data.stat().st_size != expected:
+        raise UserError(
+            f"{data} has {data.stat().st_size:,} bytes where {index.name} tells of {expected:,}: one is damaged"
+        )
+    if not np.array_equal(in_order, pointers):
+        raise UserError(f"{index}: the sentences do not follow each other in {data.name}")
+    return np.memmap(data, dtype=dtype, mode="r")

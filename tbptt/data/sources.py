@@ -1,0 +1,67 @@
+"""Where text comes from: byte ranges of files, cut into chunks that several processes can read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tbptt.data.config import Level
+
+CHUNK = 16 << 20  # bytes; results do not depend on it
+
+
+@dataclass(frozen=True)
+class Source:
+    """The bytes [start, stop) of a file; `stop` None is its end."""
+
+    path: Path
+    start: int = 0
+    stop: int | None = None
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            return file.read() if self.stop is None else file.read(self.stop - self.start)
+
+    def size(self) -> int:
+        end = self.path.stat().st_size
+        return max(0, (end if self.stop is None else min(end, self.stop)) - self.start)
+
+    def stat(self) -> list:
+        """What changes when the file does, as JSON."""
+        stat = self.path.stat()
+        return [str(self.path), stat.st_size, stat.st_mtime_ns, self.start, self.stop]
+
+
+Sources = dict[str, list[Source]]  # by split, in the order of the stream
+
+
+def sha256(sources: Iterable[Source]) -> str:
+    digest = hashlib.sha256()
+    for source in sources:
+        for start in range(source.start, source.start + source.size(), CHUNK):
+            stop = min(start + CHUNK, source.start + source.size())
+            digest.update(Source(source.path, start, stop).read())
+    return digest.hexdigest()
+
+
+def chunks(sources: Iterable[Source], level: Level, size: int = CHUNK) -> list[Source]:
+    """Cut sources where cutting changes no token: words and subwords after a newline, characters between two."""
+    pieces = []
+    for source in sources:
+        start, end = source.start, source.start + source.size()
+        with open(source.path, "rb") as file:
+            while start < end:
+                stop = min(start + size, end)
+                if stop < end and level is Level.char:
+                    file.seek(stop)
+                    while stop < end and file.read(1)[0] & 0xC0 == 0x80:  # inside a character of several bytes
+                        stop += 1
+                elif stop < end and level is not Level.byte:
+                    file.seek(stop - 1)
+                    stop = min(stop - 1 + len(file.readline()), end)
+                pieces.append(Source(source.path, start, stop))
+                start = stop
+    return pieces

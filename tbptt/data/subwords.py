@@ -1,0 +1,50 @@
+"""Subword vocabularies: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) by the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tbptt.data.config import DataConfig, Level
+from tbptt.data.sources import Source
+from tbptt.data.tokenize import read_text
+from tbptt.data.vocabulary import Vocabulary
+from tbptt.errors import UserError
+
+FILE = "tokenizer.json"
+
+
+def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
+    """The tokenizer of data.vocabulary, else one of data.bpe_size entries trained on the training text's chunks."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    if config.vocabulary is not None:
+        try:
+            return Tokenizer.from_file(str(Path(config.vocabulary).expanduser()))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"data.vocabulary={config.vocabulary} is no tokenizer.json: {error}") from error
+    tokenizer = Tokenizer(models.BPE())
+    if config.lower:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=config.bpe_size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((read_text(source) for source in train), trainer)
+    return tokenizer
+
+
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+    ids = tokenizer.get_vocab()
+    return Vocabulary(Level.bpe, sorted(ids, key=ids.__getitem__))
+
+
+def encode(tokenizer: Any, sources: list[Source]) -> Iterator[np.ndarray]:
+    """The ids of each chunk; the library spreads its lines over the cores."""
+    for source in sources:
+        lines = read_text(source).splitlines(keepends=True)
+        encoded = tokenizer.encode_batch_fast(lines, add_special_tokens=False)
+        yield np.concatenate([np.array(line.ids, dtype=np.int64) for line in encoded])

@@ -1,0 +1,106 @@
+"""Text -> token ids, chunk by chunk in several processes; the result does not depend on how many.
+
+Each chunk is read once: its symbols get ids of its own in the order they are met, and only when the vocabulary of the
+whole is known are those replaced. A chunk's ids are kept in a file, so that a preparation that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from tbptt.data.config import Level
+from tbptt.data.sources import Source
+from tbptt.data.vocabulary import EOS
+from tbptt.errors import UserError
+
+
+@dataclass
+class Part:
+    """A chunk in ids of its own: `symbols[i]` is met `counts[i]` times; the ids are in a file (uint32)."""
+
+    symbols: list[str]
+    counts: list[int]
+    file: Path
+
+    def ids(self) -> np.ndarray:
+        return np.fromfile(self.file, dtype=np.uint32)
+
+
+def read_text(source: Source) -> str:
+    """UserError if it is not UTF-8."""
+    try:
+        return source.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = source.start + error.start
+        raise UserError(
+            f"{source.path} is not UTF-8 text ({error.reason} at byte {where}): convert it, or use data.level=byte"
+        ) from error
+
+
+def symbol_ids(text: str, level: Level, line_end: str, line_start: str, lower: bool) -> tuple[list[str], np.ndarray]:
+    """The symbols of a text in the order they are met, and the text in their numbers (uint32).
+
+    Symbols are characters, or words between white space, with `line_end` after every line and `line_start` before it.
+    """
+    text = text.lower() if lower else text
+    if level is Level.char:
+        met = pa.array(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)).dictionary_encode()
+        return [chr(code) for code in met.dictionary.to_pylist()], met.indices.to_numpy().astype(np.uint32)
+    if not text:
+        return [], np.zeros(0, dtype=np.uint32)
+    lines = text.removesuffix("\n").replace("\n", f" {line_end} {line_start} ")
+    marked = f"{line_start} {lines} {line_end}".strip()
+    met = pc.utf8_split_whitespace(pa.array([marked], pa.large_string())).flatten().dictionary_encode()
+    return met.dictionary.to_pylist(), met.indices.to_numpy().astype(np.uint32)
+
+
+def tokenize_chunk(
+    job: tuple[Source, Path], level: Level, line_end: str = EOS, line_start: str = "", lower: bool = False
+) -> Part:
+    """Make the part of a chunk, or take it from its files if they are there."""
+    pa.set_cpu_count(1)  # the processes share the cores
+    source, file = job
+    description = file.with_suffix(".json")
+    if description.exists():
+        return Part(**json.loads(description.read_text(encoding="utf-8")), file=file)
+    symbols, ids = symbol_ids(read_text(source), level, line_end, line_start, lower)
+    ids.tofile(file)
+    part = {"symbols": symbols, "counts": np.bincount(ids, minlength=len(symbols)).tolist()}
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(part, ensure_ascii=False), encoding="utf-8")
+    os.replace(new, description)  # last: what is described is whole
+    return Part(**part, file=file)
+
+
+def tokenize(sources: list[Source], folder: Path, processes: int, what: str, **settings) -> Iterator[Part]:
+    """The parts of all chunks, in order, kept in `folder`."""
+    jobs = [(source, folder / f"{number:06d}.ids") for number, source in enumerate(sources)]
+    bar = partial(tqdm, desc=what, unit="chunk", total=len(jobs), disable=None)
+    if processes == 1 or len(jobs) == 1:
+        yield from bar(tokenize_chunk(job, **settings) for job in jobs)
+        return
+    # Forked before any thread of torch is at work; a child touches nothing but text and numpy.
+    with ProcessPoolExecutor(min(processes, len(jobs)), multiprocessing.get_context("fork")) as pool:
+        yield from bar(pool.map(partial(tokenize_chunk, **settings), jobs))
+
+
+def count_symbols(parts: Iterable[Part]) -> Counter[str]:
+    """How often each symbol occurs; symbols in the order they are first met."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        for symbol, count in zip(part.symbols, part.counts):
+            total[symbol] += count
+    return total
