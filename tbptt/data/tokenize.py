@@ -27,16 +27,23 @@ from tbptt.data.vocabulary import EOS
 from tbptt.errors import UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
-    """A chunk in ids of its own: `symbols[i]` is met `counts[i]` times; the ids are in a file (uint32)."""
+    """A chunk in ids of its own, kept in two files: the ids (uint32), and what they stand for (JSON)."""
 
-    symbols: list[str]
-    counts: list[int]
     file: Path
+
+    @property
+    def description(self) -> Path:
+        return self.file.with_suffix(".json")
 
     def ids(self) -> np.ndarray:
         return np.fromfile(self.file, dtype=np.uint32)
+
+    def symbols(self) -> tuple[list[str], list[int]]:
+        """The symbol that each id stands for, in the order they are met, and how often it is met."""
+        described = json.loads(self.description.read_text(encoding="utf-8"))
+        return described["symbols"], described["counts"]
 
 
 def read_text(source: Source) -> str:
@@ -68,28 +75,27 @@ def symbol_ids(text: str, level: Level, line_end: str, line_start: str, lower: b
 
 
 def tokenize_chunk(
-    job: tuple[Source, Path], level: Level, line_end: str = EOS, line_start: str = "", lower: bool = False
+    job: tuple[Source, Part], level: Level, line_end: str = EOS, line_start: str = "", lower: bool = False
 ) -> Part:
-    """Make the part of a chunk, or take it from its files if they are there."""
+    """Make the part of a chunk, unless its files are there."""
     pa.set_cpu_count(1)  # the processes share the cores
-    source, file = job
-    description = file.with_suffix(".json")
-    if description.exists():
-        return Part(**json.loads(description.read_text(encoding="utf-8")), file=file)
+    source, part = job
+    if part.description.exists():
+        return part
     symbols, ids = symbol_ids(read_text(source), level, line_end, line_start, lower)
-    ids.tofile(file)
-    part = {"symbols": symbols, "counts": np.bincount(ids, minlength=len(symbols)).tolist()}
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(part, ensure_ascii=False), encoding="utf-8")
-    os.replace(new, description)  # last: what is described is whole
-    return Part(**part, file=file)
+    ids.tofile(part.file)
+    described = {"symbols": symbols, "counts": np.bincount(ids, minlength=len(symbols)).tolist()}
+    new = part.file.with_suffix(".new")
+    new.write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
+    os.replace(new, part.description)  # last: what is described is whole
+    return part
 
 
 def tokenize(sources: list[Source], folder: Path, processes: int, what: str, **settings) -> Iterator[Part]:
     """The parts of all chunks, in order, kept in `folder`."""
-    jobs = [(source, folder / f"{number:06d}.ids") for number, source in enumerate(sources)]
+    jobs = [(source, Part(folder / f"{number:06d}.ids")) for number, source in enumerate(sources)]
     bar = partial(tqdm, desc=what, unit="chunk", total=len(jobs), disable=None)
-    if processes == 1 or len(jobs) == 1:
+    if processes == 1 or len(jobs) <= 1:
         yield from bar(tokenize_chunk(job, **settings) for job in jobs)
         return
     # Forked before any thread of torch is at work; a child touches nothing but text and numpy.
@@ -101,6 +107,6 @@ def count_symbols(parts: Iterable[Part]) -> Counter[str]:
     """How often each symbol occurs; symbols in the order they are first met."""
     total: Counter[str] = Counter()
     for part in parts:
-        for symbol, count in zip(part.symbols, part.counts):
+        for symbol, count in zip(*part.symbols()):
             total[symbol] += count
     return total

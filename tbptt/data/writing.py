@@ -69,9 +69,10 @@ def _write_symbols(corpus: Corpus, config: DataConfig, cut: Sources, folder: Pat
 
 def _renumbered(part: Part, vocabulary: Vocabulary, unknown: Counter[str]) -> np.ndarray:
     """A part's ids in the vocabulary's numbers; what that lacks is counted and becomes `<unk>`."""
-    numbers = vocabulary.numbers(part.symbols)
+    symbols, counts = part.symbols()
+    numbers = vocabulary.numbers(symbols)
     for i in np.flatnonzero(numbers < 0):
-        unknown[part.symbols[i]] += part.counts[i]
+        unknown[symbols[i]] += counts[i]
     numbers[numbers < 0] = vocabulary.ids.get(UNK, 0)
     return numbers.astype(vocabulary.dtype)[part.ids()]
 
