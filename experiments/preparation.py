@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from itertools import count, islice, product
 from pathlib import Path
@@ -62,17 +63,40 @@ def open_in_a_fresh_process(config: DataConfig) -> float:
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
+class PeakMemory(threading.Thread):
+    """The largest memory of this process and its children together, shared pages counted once (Linux's PSS), in MiB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self.over = 0.0, threading.Event()
+
+    def run(self) -> None:
+        me = os.getpid()
+        while not self.over.wait(0.1):
+            children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+            self.peak = max(self.peak, sum(map(self.proportional_set, [str(me), *children])))
+
+    @staticmethod
+    def proportional_set(pid: str) -> float:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has ended meanwhile
+            return 0.0
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
+
+
 def measure(tokens: int, types: int, workers: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         for number, (split, share) in enumerate((("train", 1.0), ("valid", 0.002), ("test", 0.002))):
             make_text(Path(folder, f"{split}.txt"), int(tokens * share), types if split == "train" else 1000, number)
         config = DataConfig("text", path=folder, cache=f"{folder}/cache", level=Level.word, workers=workers)
-        started = time.perf_counter()
+        memory, started = PeakMemory(), time.perf_counter()
+        memory.start()
         corpus = open_corpus(config)
         seconds = time.perf_counter() - started
+        memory.over.set()
         total = sum(len(split) for split in corpus.splits.values())
         megabytes = sum(counts["source_bytes"] for counts in corpus.meta["splits"].values()) / 1e6
-        peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return {
             "tokens": total,
             "megabytes": round(megabytes),
@@ -80,8 +104,7 @@ def measure(tokens: int, types: int, workers: int) -> dict:
             "workers": config.processes(),
             "seconds": round(seconds, 2),
             "tokens_per_second": round(total / seconds),
-            "peak_MiB_parent": round(peak[0]),
-            "peak_MiB_largest_child": round(peak[1]),
+            "peak_MiB": round(memory.peak),
             "seconds_to_first_batch": round(open_in_a_fresh_process(config), 3),
         }
 

@@ -135,8 +135,10 @@ def write_corpus(folder: Path, train: str = TEXT, valid: str = TEXT, test: str =
     return folder
 
 
-def corpus_config(folder: Path, level: Level = Level.word, name: str = "text") -> DataConfig:
-    return DataConfig(name=name, path=str(folder), level=level, cache=str(folder / "cache"))
+def corpus_config(folder: Path, level: Level = Level.word, name: str = "text", **settings) -> DataConfig:
+    """A corpus in `folder`, of any size, prepared by this process alone."""
+    given = {"path": str(folder), "cache": str(folder / "cache"), "workers": 1, "check_counts": False}
+    return DataConfig(name=name, level=level, **given | settings)
 
 
 def decoded(corpus: PreparedCorpus, split: str) -> list[str]:

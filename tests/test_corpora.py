@@ -22,7 +22,7 @@ def test_unknown_words_are_counted_and_read_as_unk(tmp_path):
 
 @pytest.mark.parametrize("level", [Level.word, Level.char])
 def test_unknown_words_without_unk_are_refused(tmp_path, level):
-    with pytest.raises(UserError, match=r"valid\.txt .*'x'.*data\.level=byte"):
+    with pytest.raises(UserError, match=r"the valid split .*'x'.*data\.level=byte"):
         open_corpus(corpus_config(write_corpus(tmp_path, "a b\n", "a x\n", "a b\n"), level))
 
 
@@ -71,11 +71,15 @@ def test_an_empty_split_is_refused(tmp_path, split, level):
     "config, named",
     [
         (DataConfig(name="text"), r"data\.path"),
-        (DataConfig(name="wikitext2"), r"data\.path"),
-        (DataConfig(name="wikitext103", path="x", level=Level.byte), r"data\.level"),
-        (DataConfig(name="wikitext2", path="x", level=Level.char), r"data\.level"),
+        (DataConfig(name="fairseq"), r"data\.path.*dict\.txt"),
+        (DataConfig(name="wikitext2", path="/nowhere"), r"data\.path=/nowhere.*wiki\.train\.tokens"),
+        (DataConfig(name="ptb", level=Level.bpe), r"data\.level=bpe.*word or char or byte"),
+        (DataConfig(name="text8", level=Level.word), r"data\.level"),
+        (DataConfig(name="enwik8", level=Level.char), r"data\.level"),
+        (DataConfig(name="lm1b", level=Level.byte), r"data\.level"),
         (DataConfig(name="stdlib", level=Level.word), r"data\.level"),
         (DataConfig(name="stdlib", level=Level.byte, path="x"), r"data\.path"),
+        (DataConfig(name="stdlib", level=Level.byte, url="x"), r"data\.url"),
         (DataConfig(name="wikitext"), r"data\.name"),
     ],
 )

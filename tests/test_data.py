@@ -11,7 +11,7 @@ from helpers import TEXT, corpus_config, decoded, words_of, write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbptt.data.config import DataConfig, Level
+from tbptt.data.config import Level
 from tbptt.data.corpora import SPLITS
 from tbptt.data.prepare import open_corpus
 from tbptt.data.vocabulary import EOS
@@ -25,7 +25,7 @@ def token_files(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("cache/*/*.bin")}
 
 
-@pytest.mark.parametrize("level", Level)
+@pytest.mark.parametrize("level", [Level.word, Level.char, Level.byte])
 @given(texts)
 def test_ids_decode_to_the_source(level, text):
     if level is Level.word and len(words_of(text)) < 2:
@@ -95,11 +95,12 @@ def test_levels_and_folders_are_prepared_apart(tmp_path):
     one, other = write_corpus(tmp_path / "one"), write_corpus(tmp_path / "other", *["x y\n"] * 3)
     cache = str(tmp_path / "cache")
     corpora = [
-        open_corpus(DataConfig(name="text", path=str(folder), level=level, cache=cache))
+        open_corpus(corpus_config(folder, level, cache=cache))
         for folder in (one, other)
         for level in Level
     ]
-    assert len({tuple(decoded(corpus, "train")) for corpus in corpora}) == 6
+    assert len({corpus.folder for corpus in corpora}) == 8
+    assert len({tuple(decoded(corpus, "train")) for corpus in corpora if corpus.vocabulary.level is not Level.bpe}) == 6
 
 
 def test_a_path_means_the_same_however_it_is_written(tmp_path, monkeypatch):
@@ -107,15 +108,15 @@ def test_a_path_means_the_same_however_it_is_written(tmp_path, monkeypatch):
     open_corpus(config)
     made = token_files(tmp_path)
     monkeypatch.chdir(tmp_path.parent)
-    open_corpus(DataConfig(name="text", path=tmp_path.name, cache=config.cache))
+    open_corpus(corpus_config(tmp_path, path=tmp_path.name))
     assert token_files(tmp_path) == made
 
 
-@pytest.mark.parametrize("moment", ["_write_tokens", "_stat", "os.rename"])
+@pytest.mark.parametrize("moment", ["writing._write", "sources.sha256", "prepare.os.rename"])
 def test_a_preparation_that_fails_leaves_nothing_under_the_final_name(tmp_path, monkeypatch, moment):
     config = corpus_config(write_corpus(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(f"tbptt.data.prepare.{moment}", fail_at_call(2 if moment == "_write_tokens" else 1))
+        patch.setattr(f"tbptt.data.{moment}", fail_at_call(1 if moment == "prepare.os.rename" else 2))
         with pytest.raises(OSError, match="disk full"):
             open_corpus(config)
         assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir() and "building" not in path.name] == []
@@ -129,7 +130,7 @@ def fail_at_call(number: int):
         calls.append(args)
         if len(calls) == number:
             raise OSError("disk full")
-        return {"tokens": 2, "unknown": 0}
+        return {}
 
     return fail
 

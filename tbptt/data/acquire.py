@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
                 for member in packed_tar:
                     if member.isfile() and _wanted(member.name, corpus):
                         _write(packed_tar.extractfile(member), _place(building, member.name))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
         shutil.rmtree(building)
         raise UserError(
             f"{archive} cannot be unpacked ({error}): it may be damaged, delete it to fetch it again"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import ClassVar
 
 from tbptt.errors import UserError
@@ -53,9 +55,12 @@ class DataConfig:
 
     def settings(self) -> dict[str, object]:
         """What of this configuration the token files depend on, besides the source's content."""
-        keys = ("name", "lower", "min_count", "max_vocab", "vocabulary")
-        chosen: dict[str, object] = {key: getattr(self, key) for key in keys}
-        return chosen | {"level": self.level.name, "bpe_size": self.bpe_size if self.level is Level.bpe else None}
+        given = None  # the content of the vocabulary counts, not where it lies
+        if self.vocabulary is not None:
+            given = hashlib.sha256(Path(self.vocabulary).expanduser().read_bytes()).hexdigest()
+        chosen: dict[str, object] = {key: getattr(self, key) for key in ("name", "lower", "min_count", "max_vocab")}
+        chosen |= {"level": self.level.name, "bpe_size": self.bpe_size if self.level is Level.bpe else None}
+        return chosen | {"vocabulary": given}
 
     def processes(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))

@@ -32,7 +32,7 @@ def download(
     for attempt in range(1, tries + 1):
         try:
             total = _fetch(url, part)
-            if part.stat().st_size == total or total is None:
+            if total is None or _size(part) == total:
                 break
             problem = "the connection was closed"
         except requests.HTTPError as error:
@@ -44,14 +44,14 @@ def download(
             requests.exceptions.InvalidSchema,
         ) as error:
             raise UserError(f"data.url={url} is no address: it must begin with http:// or https://") from error
-        except requests.ConnectionError as error:
-            if not part.exists() or not part.stat().st_size:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+            if not _size(part):
                 raise UserError(f"{url} cannot be reached (no network?): {_otherwise()}") from error
             problem = "the connection broke"
         except requests.RequestException as error:
             problem = str(error)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             part.unlink(missing_ok=True)
             raise UserError(
@@ -73,9 +73,11 @@ def _fetch(url: str, part: Path) -> int | None:
     have = _size(part)
     headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
-            part.unlink()  # longer than the file, or whole: begin again
-            return -1
+        if have and response.status_code == requests.codes.requested_range_not_satisfiable:
+            if response.headers.get("Content-Range") == f"bytes */{have}":
+                return have  # it was whole already
+            part.unlink()  # longer than the file: begin again
+            return _fetch(url, part)
         response.raise_for_status()
         if response.status_code != requests.codes.partial_content:
             have = 0  # the server sends it all again

@@ -24,7 +24,11 @@ IMPLICIT = ["<s>", "<pad>", "</s>", "<unk>"]  # come before the entries of dict.
 def read_dictionary(path: Path) -> Vocabulary:
     """The symbols of dict.txt ("symbol count" lines) behind the implicit four, as fairseq numbers them."""
     symbols = list(IMPLICIT)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not count.isdigit():
             raise UserError(f"{path}, line {number}, must be a symbol, a blank and its count; it is {line!r}")
@@ -42,15 +46,17 @@ def read_tokens(prefix: Path) -> np.ndarray:
         _, version, code, sentences = HEADER.unpack(header)
         if version != 1 or code not in DTYPES:
             raise UserError(f"{index} has version {version} and integer type {code}, which fairseq does not write")
+        if index.stat().st_size != HEADER.size + 12 * sentences:
+            raise UserError(f"{index} is damaged: it has not the size of an index of {sentences:,} sentences")
         sizes = np.fromfile(file, dtype="<i4", count=sentences)
         pointers = np.fromfile(file, dtype="<i8", count=sentences)
     dtype = np.dtype(DTYPES[code])
     expected = int(sizes.sum(dtype=np.int64)) * dtype.itemsize
     in_order = np.concatenate([[0], np.cumsum(sizes[:-1], dtype=np.int64)]) * dtype.itemsize if sentences else pointers
-    if len(pointers) < sentences or data.stat().st_size != expected:
+    if data.stat().st_size != expected:
         raise UserError(
             f"{data} has {data.stat().st_size:,} bytes where {index.name} tells of {expected:,}: one is damaged"
         )
     if not np.array_equal(in_order, pointers):
         raise UserError(f"{index}: the sentences do not follow each other in {data.name}")
-    return np.memmap(data, dtype=dtype, mode="r")
+    return np.memmap(data, dtype=dtype, mode="r") if expected else np.zeros(0, dtype)

@@ -23,9 +23,12 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
 
     if config.vocabulary is not None:
         try:
-            return Tokenizer.from_file(str(Path(config.vocabulary).expanduser()))
+            tokenizer = Tokenizer.from_file(str(Path(config.vocabulary).expanduser()))
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"data.vocabulary={config.vocabulary} is no tokenizer.json: {error}") from error
+        tokenizer.no_truncation()  # some come with the settings of a model that reads short texts
+        tokenizer.no_padding()
+        return tokenizer
     tokenizer = Tokenizer(models.BPE())
     if config.lower:
         tokenizer.normalizer = normalizers.Lowercase()
@@ -33,7 +36,7 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=config.bpe_size, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator((read_text(source) for source in train), trainer)
+    tokenizer.train_from_iterator((_lines(source) for source in train), trainer)
     return tokenizer
 
 
@@ -45,6 +48,9 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 def encode(tokenizer: Any, sources: list[Source]) -> Iterator[np.ndarray]:
     """The ids of each chunk; the library spreads its lines over the cores."""
     for source in sources:
-        lines = read_text(source).splitlines(keepends=True)
-        encoded = tokenizer.encode_batch_fast(lines, add_special_tokens=False)
+        encoded = tokenizer.encode_batch_fast(_lines(source), add_special_tokens=False)
         yield np.concatenate([np.array(line.ids, dtype=np.int64) for line in encoded])
+
+
+def _lines(source: Source) -> list[str]:
+    return read_text(source).splitlines(keepends=True)

@@ -14,6 +14,7 @@ from tbptt.data.config import DataConfig, Level
 from tbptt.errors import UserError
 
 EOS, UNK = "<eos>", "<unk>"
+UNKNOWN = (UNK, "<UNK>")  # the second is that of lm1b's reference vocabulary
 
 
 @dataclass
@@ -29,6 +30,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.symbols)
+
+    @property
+    def unknown(self) -> int | None:
+        """The id that stands for what is not in the vocabulary, if there is one."""
+        return next((self.ids[symbol] for symbol in UNKNOWN if symbol in self.ids), None)
 
     @property
     def dtype(self) -> np.dtype:

@@ -23,7 +23,9 @@ Counts = dict[str, dict[str, Any]]
 
 def write_splits(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -> tuple[Vocabulary, Counts]:
     """Write train.bin, valid.bin and test.bin. The vocabulary, and by split the counts and the SHA-256 of its file."""
-    cut = {split: chunks(parts, config.level) for split, parts in found.items()}
+    # Lower case depends on the neighbours ("Σ" ends a word as another letter): whole lines then, characters too.
+    unit = Level.word if config.level is Level.char and config.lower else config.level
+    cut = {split: chunks(parts, unit) for split, parts in found.items()}
     if config.name == "fairseq":
         vocabulary = fairseq.read_dictionary(found["train"][0].path.with_name("dict.txt"))
         arrays: dict[str, Iterable[np.ndarray]] = {s: [fairseq.read_tokens(found[s][0].path)] for s in SPLITS}
@@ -36,11 +38,13 @@ def write_splits(corpus: Corpus, config: DataConfig, found: Sources, folder: Pat
         vocabulary = subwords.vocabulary_of(tokenizer)
         arrays = {split: subwords.encode(tokenizer, cut[split]) for split in SPLITS}
     else:
-        return _write_symbols(corpus, config, cut, folder)
+        return _write_symbols(corpus, config, found, cut, folder)
     return vocabulary, {split: _write(folder, split, arrays[split], vocabulary, found) for split in SPLITS}
 
 
-def _write_symbols(corpus: Corpus, config: DataConfig, cut: Sources, folder: Path) -> tuple[Vocabulary, Counts]:
+def _write_symbols(
+    corpus: Corpus, config: DataConfig, found: Sources, cut: Sources, folder: Path
+) -> tuple[Vocabulary, Counts]:
     """Words or characters: cut into parts by several processes, then renumbered."""
     settings = {"level": config.level, "lower": config.lower}
     if config.level is Level.word:
@@ -56,13 +60,13 @@ def _write_symbols(corpus: Corpus, config: DataConfig, cut: Sources, folder: Pat
         vocabulary = counted_vocabulary(count_symbols(parts["train"]), config, first)
     if not len(vocabulary):
         raise UserError(
-            f"{cut['train'][0].path if cut['train'] else 'train'} is empty: there is no vocabulary to make of it"
+            f"{found['train'][0].path if found['train'] else 'train'} is empty: there is no vocabulary to make of it"
         )
     counts = {}
     for split in SPLITS:
         unknown: Counter[str] = Counter()
         arrays = (_renumbered(part, vocabulary, unknown) for part in parts[split])
-        counts[split] = _write(folder, split, arrays, vocabulary, cut) | {"unknown": unknown.total()}
+        counts[split] = _write(folder, split, arrays, vocabulary, found) | {"unknown": unknown.total()}
         _refuse_unknown(unknown, vocabulary, split, config)
     return vocabulary, counts
 
@@ -73,12 +77,12 @@ def _renumbered(part: Part, vocabulary: Vocabulary, unknown: Counter[str]) -> np
     numbers = vocabulary.numbers(symbols)
     for i in np.flatnonzero(numbers < 0):
         unknown[symbols[i]] += counts[i]
-    numbers[numbers < 0] = vocabulary.ids.get(UNK, 0)
+    numbers[numbers < 0] = vocabulary.unknown or 0
     return numbers.astype(vocabulary.dtype)[part.ids()]
 
 
 def _refuse_unknown(unknown: Counter[str], vocabulary: Vocabulary, split: str, config: DataConfig) -> None:
-    if unknown and UNK not in vocabulary.ids:
+    if unknown and vocabulary.unknown is None:
         some = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(3))
         mend = "use data.min_count=2, which makes one of the rarest, or data.level=byte"
         raise UserError(
@@ -93,8 +97,10 @@ def _write(
     tokens, digest = 0, hashlib.sha256()
     with open(folder / f"{split}.bin", "wb") as file:
         for ids in arrays:
-            if len(ids) and int(ids.max()) >= len(vocabulary):
-                raise UserError(f"{split} holds token {int(ids.max())}; the vocabulary has {len(vocabulary)} entries")
+            wrong = [i for i in (ids.min(), ids.max()) if not 0 <= i < len(vocabulary)] if len(ids) else []
+            if wrong:
+                where = found[split][0].path
+                raise UserError(f"{where} holds token {wrong[0]}; the vocabulary has {len(vocabulary)} entries")
             block = ids.astype(vocabulary.dtype).tobytes()
             file.write(block)
             digest.update(block)
