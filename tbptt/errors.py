@@ -1,5 +1,21 @@
 """The one exception for what a user can mend: its text is one sentence, shown without a traceback."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """Bad input. The message says what is wrong, where, and what would be right."""
+
+
+@contextmanager
+def full_disk_reported(folder: Path, key: str) -> Iterator[None]:
+    """Turn a full disk, met while writing to `folder`, into a UserError that names the setting to change."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"the disk of {folder} is full: make room there, or choose another {key}") from error

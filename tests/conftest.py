@@ -1,10 +1,17 @@
-"""Settings of the whole suite: the same hypothesis examples every time, no deadlines, one thread a process."""
+"""What the whole suite shares: the same hypothesis examples every time, no deadlines, one thread; fixtures."""
 
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
+from archive_helpers import MEMBERS, TEST, TRAIN, VALID
 from hypothesis import HealthCheck, settings
+from server_helpers import Site, serving
+
+from tbptt.data.corpora import CORPORA, OneFile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for experiments/, which is not installed
 
@@ -17,3 +24,19 @@ settings.register_profile(
 )
 settings.load_profile("tbptt")
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as site:
+        yield site
+
+
+@pytest.fixture
+def small_corpora(monkeypatch):
+    """Corpora of one file with splits as short as these, and archives of any content."""
+    edges = (0, len(TRAIN), len(TRAIN + VALID), len(TRAIN + VALID + TEST))
+    monkeypatch.setattr(OneFile, "EDGES", edges)
+    for name in MEMBERS:
+        archive = replace(CORPORA[name].archive, size=None, sha256=None)
+        monkeypatch.setitem(CORPORA, name, replace(CORPORA[name], archive=archive))

@@ -14,6 +14,7 @@ from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import SPLITS
 from tbptt.data.lanes import Lanes
 from tbptt.data.prepare import PreparedCorpus
+from tbptt.data.sources import chunks
 from tbptt.data.vocabulary import EOS
 from tbptt.interop import original
 from tbptt.models.lstm import LSTMConfig
@@ -25,6 +26,7 @@ from tbptt.training.schedules import CosineConfig, SchedulerConfig
 from tbptt.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_FAIRSEQ = Path(__file__).parent / "golden_fairseq"  # a small text and what fairseq-preprocess made of it
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
 CONF = Path(__file__).parents[1] / "conf"
 VOCABULARY = 30
@@ -149,3 +151,14 @@ def words_of(text: str) -> list[str]:
     """How a text is read at level word."""
     lines = text.split("\n")
     return [word for line in (lines if lines[-1] else lines[:-1]) for word in [*line.split(), EOS]]
+
+
+def cut_into(size: int):
+    """`chunks`, but of another size."""
+    return lambda sources, level: chunks(sources, level, size)
+
+
+def files_of(corpus: PreparedCorpus) -> dict[str, bytes]:
+    """All that a prepared corpus is, but where its source was."""
+    names = [*(f"{split}.bin" for split in SPLITS), "vocabulary.json"]
+    return {name: (corpus.folder / name).read_bytes() for name in names}

@@ -188,6 +188,18 @@ def test_a_resumed_run_continues_the_same_wandb_run(home):
     assert len(list((home / "watched/wandb").glob(f"offline-run-*-{name}"))) == 2
 
 
+def test_a_corpus_is_prepared_ahead_once_and_read_through_on_demand(home, tmp_path):
+    words = ["task=prepare", "data=text", f"data.path={home}/text", f"data.cache={tmp_path}", "data.min_count=2"]
+    assert "Preparing data=text" in run(home, *words, "data.workers=2")
+    again = run(home, *words, "data.workers=1", "data.verify=true")
+    assert "Preparing" not in again and "every token file is as it was written" in again
+    assert re.search(r"valid: [\d,]+ tokens, [\d,.]+ .*unknown", again), again
+    (path,) = tmp_path.glob("text-word-*/test.bin")
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    printed = run(home, *words, "data.verify=true", code=1)
+    assert "test.bin is not as it was written" in printed
+
+
 def test_help_names_groups_choices_and_keys(home):
     printed = run(home, "--help")
     assert all(word in printed for word in ("txl_16l", "wikitext103", "cosine", "mem_len:", "batch_size:"))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import CONF, composed, write_corpus
+from helpers import CONF, GOLDEN_FAIRSEQ, composed, write_corpus
 
 from tbptt.config import as_dict, from_dict
 
@@ -12,10 +12,11 @@ CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF /
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_works(tmp_path, choice):
-    for pattern in ("{}.txt", "wiki.{}.tokens"):
-        write_corpus(tmp_path, pattern=pattern)
+    write_corpus(tmp_path)
     config = composed(choice)
-    if config.data.name != "stdlib":
+    if config.data.name == "fairseq":
+        config = composed(choice, f"data.path={GOLDEN_FAIRSEQ}/bin")
+    elif config.data.name == "text":
         config = composed(choice, f"data.path={tmp_path}")
     config.check()
     with torch.device("meta"):

@@ -11,8 +11,6 @@ from tbptt.data.corpora import SPLITS, corpus_named
 from tbptt.data.prepare import open_corpus
 from tbptt.errors import UserError
 
-WIKITEXT2 = Path(__file__).parents[2] / "shared" / "data" / "wikitext-2" / "wiki.test.tokens"
-
 
 def test_unknown_words_are_counted_and_read_as_unk(tmp_path):
     corpus = open_corpus(corpus_config(write_corpus(tmp_path, "a <unk> b\n", "a x b y\n", "z\nb\n")))
@@ -88,27 +86,16 @@ def test_what_is_wrong_with_the_choice_is_said_before_any_file_is_read(config, n
         corpus_named(config.name).check(config)
 
 
-def test_wikitext_has_one_eos_a_line_blank_lines_too(tmp_path):
-    text = " \n = Title = \n \n <unk> b @-@ b \n"
-    folder = write_corpus(tmp_path, text, text, text, pattern="wiki.{}.tokens")
-    read = " ".join(decoded(open_corpus(corpus_config(folder, name="wikitext2")), "train"))
-    assert read == "<eos> = Title = <eos> <eos> <unk> b @-@ b <eos>"
+def stdlib_files() -> dict[str, list[Path]]:
+    found = corpus_named("stdlib").find(Path(sysconfig.get_path("stdlib")))
+    return {split: [source.path for source in found[split]] for split in SPLITS}
 
 
-@pytest.mark.skipif(not WIKITEXT2.exists(), reason="WikiText-2 is not on this machine")
-def test_the_test_split_of_wikitext2_has_its_published_length(tmp_path):
-    for split in SPLITS:
-        (tmp_path / f"wiki.{split}.tokens").symlink_to(WIKITEXT2)
-    corpus = open_corpus(corpus_config(tmp_path, name="wikitext2"))
-    assert len(corpus.splits["test"]) == 245_569
-
-
-def test_the_standard_library_is_shared_out_among_the_splits_and_stays_so(tmp_path, monkeypatch):
-    config = DataConfig(name="stdlib", level=Level.byte, cache=str(tmp_path))
-    files, again = corpus_named("stdlib").files(config), corpus_named("stdlib").files(config)
-    assert files == again
+def test_the_standard_library_is_shared_out_among_the_splits_and_stays_so(monkeypatch):
+    files = stdlib_files()
+    assert files == stdlib_files()
     monkeypatch.setattr(Path, "rglob", lambda root, pattern, whole=Path.rglob: reversed(list(whole(root, pattern))))
-    assert files == corpus_named("stdlib").files(config), "the order is that in which the disk lists the files"
+    assert files == stdlib_files(), "the order is that in which the disk lists the files"
     together = [path for split in SPLITS for path in files[split]]
     assert len(set(together)) == len(together), "splits overlap"
     modules = {path for path in Path(sysconfig.get_path("stdlib")).glob("*.py")}
@@ -119,6 +106,6 @@ def test_the_standard_library_is_shared_out_among_the_splits_and_stays_so(tmp_pa
 
 def test_the_standard_library_reads_as_its_bytes(tmp_path):
     config = DataConfig(name="stdlib", level=Level.byte, cache=str(tmp_path))
-    files, corpus = corpus_named("stdlib").files(config), open_corpus(config)
+    files, corpus = stdlib_files(), open_corpus(config)
     for split in SPLITS:
         assert corpus.splits[split].tobytes() == b"".join(path.read_bytes() for path in files[split])

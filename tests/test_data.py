@@ -94,11 +94,7 @@ def test_token_files_are_made_anew_when_the_content_changed(tmp_path, split):
 def test_levels_and_folders_are_prepared_apart(tmp_path):
     one, other = write_corpus(tmp_path / "one"), write_corpus(tmp_path / "other", *["x y\n"] * 3)
     cache = str(tmp_path / "cache")
-    corpora = [
-        open_corpus(corpus_config(folder, level, cache=cache))
-        for folder in (one, other)
-        for level in Level
-    ]
+    corpora = [open_corpus(corpus_config(folder, level, cache=cache)) for folder in (one, other) for level in Level]
     assert len({corpus.folder for corpus in corpora}) == 8
     assert len({tuple(decoded(corpus, "train")) for corpus in corpora if corpus.vocabulary.level is not Level.bpe}) == 6
 

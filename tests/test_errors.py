@@ -65,7 +65,16 @@ def answer(*overrides: str) -> str:
         ("data.level=word", ["data.level=word", "byte"]),
         ("data.path=here", ["data.path", "data=text"]),
         ("data.name=bible", ["data.name=bible", "wikitext103"]),
-        ("model=txl_16l", ["data=wikitext103", "data.path=FOLDER"]),
+        ("data=fairseq data.path=tests", ["data.path=tests", "dict.txt"]),
+        ("data=enwik8 data.path=tests", ["data.path=tests", "enwik8", "enwik8.zip"]),
+        ("data=text data.path=tests data.min_count=0", ["data.min_count=0", "1 or more"]),
+        ("data=text data.path=tests data.max_vocab=1", ["data.max_vocab=1", "2 or more"]),
+        ("data=text data.path=tests data.workers=-1", ["data.workers=-1", "0 or more"]),
+        ("data=text data.path=tests data.vocabulary=/nowhere", ["data.vocabulary=/nowhere", "no file"]),
+        ("data=text data.path=tests data.vocabulary=run.py data.min_count=2", ["data.vocabulary", "data.min_count"]),
+        ("data=text data.path=tests data.level=bpe data.max_vocab=9", ["data.level=bpe", "data.bpe_size"]),
+        ("data=text data.path=tests data.level=bpe data.bpe_size=256", ["data.bpe_size=256", "257 or more"]),
+        ("data.lower=true", ["data.level=byte", "data.lower"]),
         ("task=eval", ["checkpoint=RUN"]),
         ("task=eval checkpoint=/nowhere", ["checkpoint=/nowhere", "run directory"]),
     ],
@@ -89,6 +98,10 @@ def test_a_setting_without_effect_is_named(command, words):
     config = composed(*command.split())
     (said,) = settings_without_effect(config, command.split())
     assert all(word in said for word in words)
+
+
+def test_a_corpus_that_can_be_downloaded_needs_no_path():
+    composed("model=txl_16l").check()
 
 
 def test_settings_with_effect_are_not_named():

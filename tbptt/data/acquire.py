@@ -89,7 +89,7 @@ def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
                 for member in packed_tar:
                     if member.isfile() and _wanted(member.name, corpus):
                         _write(packed_tar.extractfile(member), _place(building, member.name))
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         shutil.rmtree(building)
         raise UserError(
             f"{archive} cannot be unpacked ({error}): it may be damaged, delete it to fetch it again"

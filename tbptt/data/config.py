@@ -44,8 +44,7 @@ class DataConfig:
                 raise UserError(f"data.{key}={getattr(self, key)} must be {least} or more")
         if self.max_vocab is not None and self.max_vocab < 2:
             raise UserError(f"data.max_vocab={self.max_vocab} must be 2 or more, or null for no limit")
-        if self.vocabulary is not None and not os.path.isfile(os.path.expanduser(self.vocabulary)):
-            raise UserError(f"data.vocabulary={self.vocabulary} is no file")
+        self.vocabulary_sha256()
         if self.vocabulary is not None and (self.min_count > 1 or self.max_vocab is not None):
             raise UserError("data.vocabulary is used as it stands: leave out data.min_count and data.max_vocab")
         if self.level is Level.byte and (self.lower or self.min_count > 1 or self.max_vocab or self.vocabulary):
@@ -55,12 +54,18 @@ class DataConfig:
 
     def settings(self) -> dict[str, object]:
         """What of this configuration the token files depend on, besides the source's content."""
-        given = None  # the content of the vocabulary counts, not where it lies
-        if self.vocabulary is not None:
-            given = hashlib.sha256(Path(self.vocabulary).expanduser().read_bytes()).hexdigest()
         chosen: dict[str, object] = {key: getattr(self, key) for key in ("name", "lower", "min_count", "max_vocab")}
         chosen |= {"level": self.level.name, "bpe_size": self.bpe_size if self.level is Level.bpe else None}
-        return chosen | {"vocabulary": given}
+        return chosen | {"vocabulary": self.vocabulary_sha256()}
+
+    def vocabulary_sha256(self) -> str | None:
+        """The content of the vocabulary counts, not where it lies. UserError if it is not there."""
+        if self.vocabulary is None:
+            return None
+        path = Path(self.vocabulary).expanduser()
+        if not path.is_file():
+            raise UserError(f"data.vocabulary={self.vocabulary} is no file")
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def processes(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))

@@ -122,7 +122,7 @@ class Fairseq(Corpus):
     """A data-bin folder that fairseq-preprocess wrote."""
 
     def find(self, folder: Path) -> Sources | None:
-        found = {split: [Source(folder / f"{split}.bin")] for split in SPLITS}
+        found = {s: [Source(folder / name) for name in (f"{s}.bin", f"{s}.idx", "dict.txt")] for s in SPLITS}
         wanted = [folder / "dict.txt", *(folder / f"{split}.{end}" for split in SPLITS for end in ("idx", "bin"))]
         return found if all(path.is_file() for path in wanted) else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from tbptt.errors import UserError
+from tbptt.errors import UserError, full_disk_reported
 
 log = logging.getLogger(__name__)
 BLOCK = 1 << 20
@@ -31,32 +30,33 @@ def download(
     target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, tries + 1):
         try:
-            total = _fetch(url, part)
+            with full_disk_reported(target.parent, "data.cache"):
+                total = _fetch(url, part)
             if total is None or _size(part) == total:
                 break
             problem = "the connection was closed"
         except requests.HTTPError as error:
             answer = "" if error.response is None else f"{error.response.status_code} {error.response.reason}"
-            raise UserError(f"{url} answers {answer}: {_otherwise()}") from error
+            if error.response is None or error.response.status_code < 500:
+                raise UserError(f"{url} answers {answer}: {_otherwise()}") from error
+            problem = f"the server answered {answer}"
         except (
             requests.exceptions.MissingSchema,
             requests.exceptions.InvalidURL,
             requests.exceptions.InvalidSchema,
         ) as error:
             raise UserError(f"data.url={url} is no address: it must begin with http:// or https://") from error
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        except requests.exceptions.ChunkedEncodingError:
+            problem = "the connection broke"
+        except requests.ConnectionError as error:
             if not _size(part):
                 raise UserError(f"{url} cannot be reached (no network?): {_otherwise()}") from error
             problem = "the connection broke"
         except requests.RequestException as error:
             problem = str(error)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
+        except UserError:
             part.unlink(missing_ok=True)
-            raise UserError(
-                f"the disk of {target.parent} is full: make room there, or choose another data.cache"
-            ) from error
+            raise
         if attempt < tries:
             log.info("%s after %s bytes, trying again (%d of %d)", problem, f"{_size(part):,}", attempt + 1, tries)
             time.sleep(pause * attempt)

@@ -25,7 +25,7 @@ from tbptt.data.corpora import SPLITS, Corpus, corpus_named
 from tbptt.data.sources import Sources
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.data.writing import write_splits
-from tbptt.errors import UserError
+from tbptt.errors import UserError, full_disk_reported
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -100,7 +100,8 @@ def _prepared_here(config: DataConfig) -> PreparedCorpus:
     folder = _folder(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f"{config.name}.lock"):  # several processes of one job prepare once
-        found = acquire(corpus, config)
+        with full_disk_reported(folder.parent, "data.cache"):
+            found = acquire(corpus, config)
         if folder.exists():
             try:
                 prepared = _open(folder)
@@ -108,7 +109,8 @@ def _prepared_here(config: DataConfig) -> PreparedCorpus:
                     return prepared
             except (OSError, ValueError, KeyError) as error:
                 log.warning("%s is damaged (%s): preparing it anew", folder, error)
-        _prepare(corpus, config, found, folder)
+        with full_disk_reported(folder.parent, "data.cache"):
+            _prepare(corpus, config, found, folder)
         return _open(folder)
 
 

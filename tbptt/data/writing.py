@@ -99,8 +99,9 @@ def _write(
         for ids in arrays:
             wrong = [i for i in (ids.min(), ids.max()) if not 0 <= i < len(vocabulary)] if len(ids) else []
             if wrong:
-                where = found[split][0].path
-                raise UserError(f"{where} holds token {wrong[0]}; the vocabulary has {len(vocabulary)} entries")
+                raise UserError(
+                    f"{found[split][0].path} holds token {wrong[0]}; the vocabulary has {len(vocabulary)} entries"
+                )
             block = ids.astype(vocabulary.dtype).tobytes()
             file.write(block)
             digest.update(block)
