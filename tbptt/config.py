@@ -21,11 +21,10 @@ from tbptt import models
 from tbptt.data.acquire import look
 from tbptt.data.config import DataConfig
 from tbptt.data.corpora import corpus_named
-from tbptt.device import Precision, pick_device
+from tbptt.device import pick_device
 from tbptt.errors import UserError
 from tbptt.evaluation.config import EvalConfig
 from tbptt.models import ModelConfig
-from tbptt.models.lstm import LSTMConfig
 from tbptt.report import config as loggers
 from tbptt.report.config import LoggerConfig
 from tbptt.training import optimizers, schedules
@@ -57,6 +56,12 @@ class Config:
     def check(self) -> None:
         """Raise UserError for what cannot work, as far as it is known before any data is read."""
         self.eval.check()
+        for group in ("model", "optimizer", "scheduler", "logger"):
+            chosen = getattr(self, group)
+            if chosen.name != type(chosen).name:
+                raise UserError(f"{group}.name={chosen.name} is not how to choose: type {group}={chosen.name}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed} must be at least 0 and below 2^63")
         device = pick_device(self.trainer.device)
         if self.checkpoint is not None:
             locate_checkpoint(self.checkpoint)
@@ -75,8 +80,7 @@ class Config:
         self.optimizer.check()
         self.scheduler.check()
         self.trainer.check(self.data.batch_size)
-        if self.model.name == LSTMConfig.name and self.trainer.precision is Precision.fp16 and device.type == "cpu":
-            raise UserError("trainer.precision=fp16: this processor has no LSTM in float16; use fp32 or bf16")
+        self.model.check_precision(self.trainer.precision, device)
 
 
 def typed(composed: DictConfig) -> Config:
@@ -154,7 +158,7 @@ def run_dir(*, _root_: DictConfig) -> str:
 
 def sweep_dir(overrides: list[str]) -> str:
     """runs/sweep-HASH, the hash over the sweep's command line: the same sweep finds the same directory."""
-    return f"runs/sweep-{_short_hash(sorted(overrides))}"
+    return f"runs/sweep-{_short_hash(list(overrides))}"
 
 
 def _numbers(root: DictConfig) -> dict[str, Any]:

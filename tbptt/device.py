@@ -26,6 +26,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
     except RuntimeError:
         raise UserError(f"trainer.device={name} is no device: it may be auto, cpu, cuda, cuda:0, cuda:1, ...") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

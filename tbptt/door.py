@@ -71,6 +71,8 @@ def one_sentence_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints exceptions itself, in its own way, and exits
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if asked_for_all:
             raise

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,6 +20,7 @@ from tbptt.data.lanes import Lanes
 from tbptt.data.prepare import PreparedCorpus, open_corpus
 from tbptt.device import parameter_dtype, pick_device
 from tbptt.door import settings_without_effect
+from tbptt.errors import UserError
 from tbptt.evaluation.score import Score, report_lines, score
 from tbptt.models import CONFIGS as MODELS
 from tbptt.models import RecurrentModel
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def run(composed: DictConfig) -> None:
-    """Do the task in Hydra's output directory. What fails is written to the log before it is raised."""
+    """Do the task in Hydra's output directory. What fails is kept in its error.txt, for the table of a sweep."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = typed(composed)
@@ -62,14 +64,27 @@ def prepare(config: Config, run_dir: Path) -> None:
 
 def train(config: Config, run_dir: Path) -> None:
     """Train, or continue where the run directory's last checkpoint left off; then score the best weights."""
-    results_file = run_dir / "results.json"
-    if results_file.exists() and json.loads(results_file.read_text())["train"]["steps"] >= config.trainer.max_steps:
-        log.info("This run is finished: %s", results_file)
-        log.info("To train afresh, delete %s, or choose another seed= or hydra.run.dir=", run_dir)
-        return
+    try:
+        with FileLock(run_dir / "run.lock", timeout=0):
+            _train(config, run_dir)
+    except Timeout:
+        raise UserError(
+            f"another process is training in {run_dir}: wait for it, or choose another hydra.run.dir"
+        ) from None
+
+
+def _train(config: Config, run_dir: Path) -> None:
     device = pick_device(config.trainer.device)
     corpus = open_corpus(config.data)
-    identity = {"model": as_dict(config.model), "data": {"batch_size": config.data.batch_size} | corpus.identity()}
+    identity = _identity(config, corpus)
+    checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
+    newest = checkpoints.newest()
+    if newest:
+        newest.refuse_other(identity)
+        if _steps_reported(run_dir) >= config.trainer.max_steps:
+            log.info("This run is finished: %s", run_dir / "results.json")
+            log.info("To train afresh, delete %s, or choose another seed= or hydra.run.dir=", run_dir)
+            return
     level = corpus.vocabulary.level
     torch.manual_seed(config.seed)
     model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
@@ -79,10 +94,7 @@ def train(config: Config, run_dir: Path) -> None:
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
     trainer, record = Trainer(model, lanes, optimizer, schedule, config.trainer, device), Record()
 
-    checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
-    newest = checkpoints.newest()
     if newest:
-        newest.refuse_other(identity)
         newest.load_weights(model)
         saved = newest.training_state()
         trainer.load_state_dict(saved["trainer"])
@@ -92,6 +104,7 @@ def train(config: Config, run_dir: Path) -> None:
             log.warning("checkpoint=%s has no effect: this run has checkpoints of its own", config.checkpoint)
     elif config.checkpoint:
         start = find_checkpoint(config.checkpoint)
+        start.refuse_other_vocabulary(corpus.identity())
         start.load_weights(model)
         log.info("Starting from the weights of %s", start.folder)
     checkpoints.rewind(newest, record.best_step)
@@ -132,14 +145,44 @@ def train(config: Config, run_dir: Path) -> None:
     log.info("Checkpoints: %s", checkpoints.folder)
 
 
+def _identity(config: Config, corpus: PreparedCorpus) -> dict[str, dict[str, Any]]:
+    """What must not change while a run goes on. Steps and the schedule of bookkeeping may: a run can be made longer."""
+    precision, trainer = config.trainer.precision.name, config.trainer
+    return {
+        "model": as_dict(config.model),
+        "data": {"batch_size": config.data.batch_size} | corpus.identity(),
+        "optimizer": as_dict(config.optimizer),
+        "scheduler": as_dict(config.scheduler),
+        "trainer": {"precision": precision, "clip": trainer.clip, "reset_state": trainer.reset_state.name},
+        "run": {"seed": config.seed},
+    }
+
+
+def _steps_reported(run_dir: Path) -> int:
+    """The steps of a finished training run's results.json; 0 without one."""
+    try:
+        return json.loads((run_dir / "results.json").read_text())["train"]["steps"]
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
 def evaluate(config: Config, run_dir: Path) -> None:
     """Score a split with the weights of a checkpoint, under the settings of the `eval` group."""
     assert config.checkpoint is not None
+    if (run_dir / "checkpoints").exists():
+        raise UserError(f"{run_dir} is a training run's: choose another hydra.run.dir for the evaluation")
+    for word in HydraConfig.get().overrides.task:
+        if word.startswith(("model=", "experiment=")):
+            raise UserError(
+                f"{word} would change how checkpoint={config.checkpoint} is evaluated, not what: leave it out, and "
+                "choose eval=wt103_base and the like, or eval.mem_len and the like"
+            )
     (run_dir / "results.json").unlink(missing_ok=True)
     checkpoint = find_checkpoint(config.checkpoint)
     trained = checkpoint.info["config"]
     model_config = from_dict(MODELS[trained["model"]["name"]], trained["model"])
     model_config.check_eval(config.eval.context())
+    model_config.check_precision(config.trainer.precision, pick_device(config.trainer.device))
     corpus = open_corpus(_eval_data(config, trained["data"]))
     checkpoint.refuse_other_vocabulary(corpus.identity())
     model = model_config.build(len(corpus.vocabulary))
@@ -151,7 +194,8 @@ def evaluate(config: Config, run_dir: Path) -> None:
 
 def _eval_data(config: Config, trained: dict[str, Any]) -> DataConfig:
     """The corpus of the checkpoint, unless the command line names another or changes where it is."""
-    overrides = [text for text in HydraConfig.get().overrides.task if text.startswith("data")]
+    overrides = [text.lstrip("+") for text in HydraConfig.get().overrides.task]
+    overrides = [text for text in overrides if text.startswith(("data=", "data."))]
     if any(text.startswith("data=") for text in overrides):
         return config.data
     changes = OmegaConf.from_dotlist([text.removeprefix("data.") for text in overrides])

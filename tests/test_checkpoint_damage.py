@@ -14,6 +14,7 @@ import pytest
 import torch
 from checkpoint_helpers import save, saved_run, whole_step
 
+from tbptt.errors import UserError
 from tbptt.training import checkpoints as module
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 
@@ -56,7 +57,8 @@ def test_there_is_no_newest_where_all_are_damaged_or_none_was_written(tmp_path):
     checkpoints = saved_run(tmp_path)
     for folder in (tmp_path / "checkpoints").glob("step_*"):
         (folder / "training.pt").unlink()
-    assert checkpoints.newest() is None
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+        checkpoints.newest()
 
 
 def fail_at(number: int, calls: Iterator[int], function: Callable) -> Callable:

@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from tbptt.config import sweep_dir
 
 ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = slice(16, 20), slice(20, 24)  # of a PNG file
@@ -156,6 +159,31 @@ def test_another_model_or_corpus_is_refused_with_what_differs(home, trained):
     printed = run(home, "experiment=debug", "data.batch_size=4", *more, code=1)
     assert "data.name is stdlib, was text" in printed and "train_sha256" in printed
     assert lines_of(trained) == before
+
+
+def test_a_finished_run_is_not_taken_for_one_of_other_settings(home, trained):
+    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
+    for word, words in (
+        ("model.mem_len=8", "model.mem_len is 8, was 32"),
+        ("optimizer=sgd", "optimizer.name is sgd, was adam"),
+        ("scheduler=plateau", "scheduler.name is plateau, was cosine"),
+        ("seed=9", "run.seed is 9, was 1"),
+    ):
+        assert words in run(home, *settings, word, "hydra.run.dir=trained", code=1)
+    assert "This run is finished" in run(home, *settings, "hydra.run.dir=trained")
+
+
+def test_a_run_directory_has_one_purpose_and_one_process(home, trained):
+    evaluation = ["task=eval", "checkpoint=trained"]
+    assert "is a training run's" in run(home, *evaluation, "hydra.run.dir=trained", code=1)
+    assert "eval=wt103_base" in run(home, *evaluation, "model=txl_16l", "hydra.run.dir=other", code=1)
+    with FileLock(trained / "run.lock"):
+        settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
+        assert "another process is training" in run(home, *settings, "hydra.run.dir=trained", code=1)
+
+
+def test_sweeps_in_another_order_do_not_share_a_directory():
+    assert sweep_dir(["seed=1,2", "optimizer.lr=1,2"]) != sweep_dir(["optimizer.lr=1,2", "seed=1,2"])
 
 
 def test_a_run_starts_from_the_weights_of_a_checkpoint(home, trained):

@@ -42,6 +42,8 @@ class DataConfig:
         for key, least in (("batch_size", 1), ("workers", 0), ("min_count", 1), ("bpe_size", 257)):
             if getattr(self, key) < least:
                 raise UserError(f"data.{key}={getattr(self, key)} must be {least} or more")
+        if not self.cache:
+            raise UserError("data.cache (or the variable TBPTT_CACHE) is empty: it must name a folder")
         if self.max_vocab is not None and self.max_vocab < 2:
             raise UserError(f"data.max_vocab={self.max_vocab} must be 2 or more, or null for no limit")
         self.vocabulary_sha256()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,8 +149,10 @@ class StandardLibrary(Corpus):
         return Path(sysconfig.get_path("stdlib"))
 
     def find(self, folder: Path) -> Sources:
-        paths = [path.relative_to(folder) for path in folder.rglob("*.py")]
-        paths = [path for path in paths if not self.LEFT_OUT & set(path.parts)]
+        paths = []
+        for where, inside, names in os.walk(folder):
+            inside[:] = [name for name in inside if name not in self.LEFT_OUT]
+            paths += [Path(where, name).relative_to(folder) for name in names if name.endswith(".py")]
         paths.sort(key=lambda path: hashlib.sha256(path.as_posix().encode()).digest())
         if len(paths) < 40:
             raise UserError(f"data=stdlib: only {len(paths)} source files in {folder}; use data=text data.path=FOLDER")

@@ -15,9 +15,9 @@ from torch import Tensor
 from tbptt.errors import UserError
 from tbptt.models.transformer_xl import Layer, TransformerXL, TransformerXLConfig
 
-# Of the original's constructor, what is not a setting of the model here: n_token is the vocabulary, ext_len was always
-# 0 in the published runs, the rest configures how it trained.
+# The arguments of the original's constructor that are settings of the model here, and those that must have one value.
 OPTIONS = TransformerXLConfig.__dataclass_fields__.keys() - {"name"}
+FIXED = {"ext_len": (0, None), "attn_type": (0,), "sample_softmax": (-1, 0), "adapt_inp": (True, False)}
 
 
 def build(weights: Mapping[str, Any], config: Mapping[str, Any]) -> TransformerXL:
@@ -26,6 +26,11 @@ def build(weights: Mapping[str, Any], config: Mapping[str, Any]) -> TransformerX
     `weights` maps the original's parameter names to arrays, `config` its constructor arguments to values. UserError if
     a parameter is missing, left over, or of another shape.
     """
+    for key, value in config.items():
+        if key not in OPTIONS | FIXED.keys() | {"n_token"}:
+            raise UserError(f"the original's constructor has no argument '{key}'")
+        if value not in FIXED.get(key, (value,)):
+            raise UserError(f"{key}={value} of the original is not supported: it must be {FIXED[key][0]}")
     options = {key: value for key, value in config.items() if key in OPTIONS}
     options = {"mem_len": 0, "tie_projs": None} | options
     n_clusters = len(options.get("cutoffs", [])) + 1
@@ -48,6 +53,8 @@ def load(model: TransformerXL, weights: Mapping[str, Tensor]) -> None:
             parts.append(weights[name] if rows is None else weights[name][rows])
             unused.discard(name)
         parameter, value = model.get_parameter(parameter_name), parts[0]
+        if not all(torch.equal(part, value) for part in parts):
+            raise UserError(f"{' and '.join(name for name, _ in places)} differ, which the configuration ties")
         if value.shape != parameter.shape:
             raise UserError(
                 f"'{places[0][0]}' gives {tuple(value.shape)} for {parameter_name}, which the configuration makes "

@@ -5,14 +5,19 @@ Shapes: B lanes, T tokens of the segment, L layers, D d_model.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from tbptt.device import Precision
+from tbptt.errors import UserError
 from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -34,8 +39,14 @@ class LSTMConfig(ModelConfig):
         check_probabilities(self, "dropout")
         check_vocabulary_settings(self, vocab_size)
 
+    def check_precision(self, precision: Precision, device: torch.device) -> None:
+        if precision is Precision.fp16 and device.type == "cpu":
+            raise UserError("trainer.precision=fp16: a processor has no LSTM in float16; use fp32 or bf16")
+
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> LSTM:
         self.check(vocab_size)
+        if activation_checkpointing:
+            log.warning("trainer.activation_checkpointing=true has no effect: an LSTM keeps all its activations")
         return LSTM(self, vocab_size)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbptt.device import Precision
 from tbptt.errors import UserError
 
 State = Any  # a pytree of tensors, lanes on axis 0
@@ -36,6 +37,9 @@ class ModelConfig:
         if settings:
             some = ", ".join(f"eval.{key}={value}" for key, value in settings.items())
             raise UserError(f"{some} has no meaning for model {self.name}, whose state has no length to set")
+
+    def check_precision(self, precision: Precision, device: torch.device) -> None:
+        """Raise UserError for a precision in which this model cannot run on that device."""
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> RecurrentModel:
         raise NotImplementedError

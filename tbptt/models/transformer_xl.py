@@ -49,18 +49,20 @@ class TransformerXLConfig(ModelConfig):
         check_vocabulary_settings(self, vocab_size)
         if self.d_model % 2:
             raise UserError(f"model.d_model={self.d_model} must be even: position embeddings pair sines with cosines")
-        check_context("model.", self.mem_len, self.same_length)
+        check_context("model.", self.mem_len, self.clamp_len, self.same_length)
 
     def check_eval(self, settings: dict[str, Any]) -> None:
-        settings = {"mem_len": self.mem_len, "same_length": self.same_length} | settings
-        check_context("eval.", settings["mem_len"], settings["same_length"])
+        own = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
+        check_context("eval.", **own | settings)
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> TransformerXL:
         self.check(vocab_size)
         return TransformerXL(self, vocab_size, activation_checkpointing)
 
 
-def check_context(group: str, mem_len: int, same_length: bool) -> None:
+def check_context(group: str, mem_len: int, clamp_len: int, same_length: bool) -> None:
+    if clamp_len < 1 and clamp_len != -1:
+        raise UserError(f"{group}clamp_len={clamp_len} must be 1 or more, or -1 for no limit")
     if mem_len < 0:
         raise UserError(f"{group}mem_len={mem_len} must be 0 or more")
     if same_length and mem_len == 0:
@@ -161,7 +163,7 @@ class TransformerXL(RecurrentModel):
     def set_context(self, **settings: Any) -> None:
         super().set_context(**settings)
         settings = self.context() | settings
-        check_context("", settings["mem_len"], settings["same_length"])
+        check_context("", **settings)
         self.mem_len, self.clamp_len = settings["mem_len"], settings["clamp_len"]
         self.same_length = settings["same_length"]
 

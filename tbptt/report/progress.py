@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,8 @@ class Progress:
     """`advance` after each step, `show` for a line of metrics. On a terminal the bar carries the newest numbers."""
 
     def __init__(self, total: int, done: int, what: str, level: Level):
-        self.level, self.total, self.terminal = level, total, sys.stderr.isatty()
+        self.what, self.level, self.total, self.terminal = what, level, total, sys.stderr.isatty()
+        self.told = time.monotonic()
         hidden = not self.terminal
         self.bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=hidden, dynamic_ncols=True)
 
@@ -28,9 +30,12 @@ class Progress:
         self.bar.update()
 
     def reach(self, done: int, total: int) -> None:
-        """Stand at `done` of `total`."""
-        self.bar.total, self.bar.n = total, done
-        self.bar.refresh()
+        """Stand at `done` of `total`; off a terminal, say so every quarter of a minute."""
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+        if not self.terminal and time.monotonic() - self.told > 15:
+            self.told = time.monotonic()
+            log.info("%s: %s of %s segments", self.what, f"{done:,}", f"{total:,}")
 
     def show(self, record: dict[str, Any], seconds_left: float | None = None) -> None:
         numbers = _in_words(record, self.level)

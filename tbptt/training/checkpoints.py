@@ -52,10 +52,10 @@ class Checkpoint:
         """UserError naming the settings of model, vocabulary or corpus that differ from this checkpoint's."""
         ours, theirs = identity, self.info["identity"]
         differing = [
-            f"{group}.{key} is {ours[group].get(key)}, was {theirs[group].get(key)}"
+            f"{group}.{key} is {_short(ours[group].get(key))}, was {_short(theirs.get(group, {}).get(key))}"
             for group in ours
-            for key in ours[group].keys() | theirs[group].keys()
-            if ours[group].get(key) != theirs[group].get(key)
+            for key in ours[group].keys() | theirs.get(group, {}).keys()
+            if ours[group].get(key) != theirs.get(group, {}).get(key)
         ]
         if differing:
             raise UserError(
@@ -120,12 +120,20 @@ class Checkpoints:
         self._drop_old()
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; damaged ones are reported and passed over. None if there is none."""
-        for folder in reversed(self._folders()):
+        """The newest whole checkpoint; damaged ones are reported and passed over. None if there never was one.
+
+        UserError if there are some, but none is whole: to train them away is not for us to decide.
+        """
+        folders = self._folders()
+        for folder in reversed(folders):
             try:
                 return Checkpoint.open(folder)
             except UserError as error:
                 log.warning("%s; looking for the one before it", error)
+        if folders:
+            raise UserError(
+                f"no checkpoint in {self.folder} is whole: mend them, or delete {self.folder} to start afresh"
+            )
         return None
 
     def best(self) -> Checkpoint:
@@ -161,6 +169,11 @@ class Checkpoints:
         for folder in self._folders()[: -self.keep]:
             if folder.name not in kept:
                 shutil.rmtree(folder)
+
+
+def _short(value: Any) -> Any:
+    """A digest by its first letters, everything else as it is."""
+    return f"{value[:8]}..." if isinstance(value, str) and len(value) == 64 else value
 
 
 def _name(step: int) -> str:

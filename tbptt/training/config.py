@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -39,7 +40,7 @@ class TrainerConfig:
         for key in ("max_steps", "log_every", "eval_every", "save_every", "keep", "max_nonfinite"):
             if getattr(self, key) < 1:
                 raise UserError(f"trainer.{key}={getattr(self, key)} must be 1 or more")
-        if self.clip < 0:
+        if not 0 <= self.clip < math.inf:
             raise UserError(f"trainer.clip={self.clip} must be a positive norm, or 0 for no clipping")
         if self.eval_tokens is not None and self.eval_tokens < 1:
             raise UserError(f"trainer.eval_tokens={self.eval_tokens} must be 1 or more, or null for the whole split")

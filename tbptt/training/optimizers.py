@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,8 +18,8 @@ class OptimizerConfig:
     lr: float = 2.5e-4
 
     def check(self) -> None:
-        if self.lr <= 0:
-            raise UserError(f"optimizer.lr={self.lr} must be positive")
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"optimizer.lr={self.lr} must be a positive number")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         raise NotImplementedError
@@ -34,6 +35,8 @@ class AdamConfig(OptimizerConfig):
         super().check()
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers, each at least 0 and below 1")
+        if not 0 < self.eps < math.inf:
+            raise UserError(f"optimizer.eps={self.eps} must be a positive number")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, self.lr, (self.betas[0], self.betas[1]), self.eps, fused=True)
@@ -43,6 +46,10 @@ class AdamConfig(OptimizerConfig):
 class AdamWConfig(AdamConfig):
     name: str = "adamw"
     weight_decay: float = 0.01
+
+    def check(self) -> None:
+        super().check()
+        check_weight_decay(self.weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         betas = self.betas[0], self.betas[1]
@@ -55,8 +62,19 @@ class SGDConfig(OptimizerConfig):
     momentum: float = 0.0
     weight_decay: float = 0.0
 
+    def check(self) -> None:
+        super().check()
+        check_weight_decay(self.weight_decay)
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"optimizer.momentum={self.momentum} must be at least 0 and below 1")
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True)
+
+
+def check_weight_decay(weight_decay: float) -> None:
+    if not 0 <= weight_decay < math.inf:
+        raise UserError(f"optimizer.weight_decay={weight_decay} must be 0 or a positive number")
 
 
 CONFIGS: dict[str, type[OptimizerConfig]] = {config.name: config for config in (AdamConfig, AdamWConfig, SGDConfig)}

@@ -52,12 +52,21 @@ class Schedule:
         pass
 
 
+def check_min_factor(min_factor: float) -> None:
+    if not 0 <= min_factor <= 1:
+        raise UserError(f"scheduler.min_factor={min_factor} is a share of optimizer.lr: it must lie between 0 and 1")
+
+
 @dataclass
 class CosineConfig(SchedulerConfig):
     """Half a cosine from 1 to `min_factor` (the original's schedule, with 0)."""
 
     name: str = "cosine"
     min_factor: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        check_min_factor(self.min_factor)
 
     def factor(self, step: int, steps: int) -> float:
         return self.min_factor + (1 - self.min_factor) * (1 + math.cos(math.pi * step / steps)) / 2
@@ -96,6 +105,7 @@ class PlateauConfig(ConstantConfig):
         super().check()
         if not 0 < self.decay < 1:
             raise UserError(f"scheduler.decay={self.decay} must lie between 0 and 1")
+        check_min_factor(self.min_factor)
         if self.patience < 1:
             raise UserError(f"scheduler.patience={self.patience} must be 1 or more")
 
