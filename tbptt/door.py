@@ -73,6 +73,10 @@ def one_sentence_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except ValueError as error:
+        if asked_for_all or not str(error).startswith("Config group override"):
+            raise
+        sys.exit("Error: a group takes the name of a choice, as in model=lstm; null and numbers are none")
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if asked_for_all:
             raise
@@ -86,7 +90,10 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and error.full_key:
         return _unknown_key(error)
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is not set: give {error.full_key}=VALUE"
+        key = str(error.full_key).removesuffix(".name")
+        return (
+            f"{key} is not set: give {key}=CHOICE" if key != error.full_key else f"{key} is not set: give {key}=VALUE"
+        )
     if isinstance(error, ValidationError) and error.full_key:
         return _wrong_type(error)
     if isinstance(error, OverrideParseException):

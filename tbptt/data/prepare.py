@@ -98,7 +98,12 @@ def _prepared_here(config: DataConfig) -> PreparedCorpus:
     """The corpus from the cache, where it is put first unless its source is unchanged since."""
     corpus = corpus_named(config.name)
     folder = _folder(config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"data.cache={config.cache} cannot be made ({error.strerror}): choose a folder of yours"
+        ) from error
     with FileLock(folder.parent / f"{config.name}.lock"):  # several processes of one job prepare once
         with full_disk_reported(folder.parent, "data.cache"):
             found = acquire(corpus, config)
