@@ -240,6 +240,8 @@ CORPORA: dict[str, Corpus] = {
             1_792_209_805,
             "01ba60381110baf7f189dfd2b8374de371e8c9a340835793f190bdae9e90a34e",
         ),
+        # 768,648,884 words in 30,301,028 sentences, and 153,583 in 6,075, each between two <S>
+        published=Published({"train": 829_250_940, "valid": 165_733, "test": 165_733}),
         licence="of its news sources",
         line_end="<S>",
         line_start="<S>",

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from tbptt.data import sources
 from tbptt.data.acquire import acquire
-from tbptt.data.config import DataConfig, Level
+from tbptt.data.config import DataConfig
 from tbptt.data.corpora import SPLITS, Corpus, corpus_named
 from tbptt.data.sources import Sources
 from tbptt.data.vocabulary import Vocabulary
@@ -194,11 +194,12 @@ def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -
 def _check_published(corpus: Corpus, config: DataConfig, splits: dict[str, Any], vocabulary: Vocabulary) -> None:
     """UserError if a published corpus, prepared as it was published, has other counts."""
     published = corpus.published
-    as_published = config.level is corpus.levels[0] and config.lower == corpus.lower and config.vocabulary is None
+    as_published = config.level is corpus.levels[0] and config.lower == corpus.lower
     if published is None or not config.check_counts or not as_published:
         return
     pairs = [(f"{split} tokens", splits[split]["tokens"], published.tokens[split]) for split in SPLITS]
-    if published.types and config.min_count == 1 and config.max_vocab is None and config.level is not Level.byte:
+    counted_here = config.vocabulary is None and config.min_count == 1 and config.max_vocab is None
+    if published.types and counted_here:
         pairs.append(("types", len(vocabulary), published.types))
     wrong = [f"{found:,} {what} instead of {expected:,}" for what, found, expected in pairs if found != expected]
     if wrong:
