@@ -119,6 +119,8 @@ def _train(config: Config, run_dir: Path) -> None:
         return score(model, corpus.splits["valid"], valid_config, config.model.tgt_len, config.trainer.precision)
 
     info = {"identity": identity, "config": as_dict(config)}
+    if config.data.path is not None:  # to be found from any directory
+        info["config"]["data"]["path"] = str(Path(config.data.path).expanduser().resolve())
     with stop_on_signal() as stop, progress(config.trainer.max_steps, trainer.step, "train", level) as shown:
         fit(trainer, record, validate, checkpoints, info, metrics, shown, level, stop)
     if stop.signum:

@@ -39,9 +39,9 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"TBPTT_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
 
 
-def run(home: Path, *words: str, code: int = 0) -> str:
-    """Run a command in `home`, check its exit code, and give back all it printed."""
-    result = subprocess.run(command(*words), cwd=home, env=environment(home), capture_output=True, text=True)
+def run(home: Path, *words: str, code: int = 0, cwd: Path | None = None) -> str:
+    """Run a command in `home` or in `cwd`, check its exit code, and give back all it printed."""
+    result = subprocess.run(command(*words), cwd=cwd or home, env=environment(home), capture_output=True, text=True)
     assert result.returncode == code, result.stdout + result.stderr
     return result.stdout + result.stderr
 
@@ -117,6 +117,11 @@ def test_an_evaluation_prints_what_it_found(home, trained):
     assert "model.n_layer=9 has no effect with task=eval" in printed
     for form in ("trained/best", "trained/checkpoints/last", "trained/checkpoints/step_00000020"):
         assert "Loss" in run(home, "task=eval", f"checkpoint={form}", "eval.split=valid", "eval.max_tokens=50")
+
+
+def test_a_corpus_is_found_from_another_directory(home, trained, tmp_path):
+    printed = run(home, "task=eval", f"checkpoint={trained}", f"hydra.run.dir={tmp_path}/elsewhere", cwd=tmp_path)
+    assert "Evaluated 999 tokens" in printed
 
 
 def test_an_evaluation_sweep_leaves_one_table_and_one_figure(home, trained):
