@@ -19,6 +19,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+STEPS, LINES = 40, 6  # of the run for each kill; lines of its log (3 steps each) it may get ahead before one, at most
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = [
     "data=text", "data.level=byte", "data.batch_size=4", "model.n_layer=2", "model.d_model=32", "model.n_head=2",
@@ -41,8 +42,8 @@ def make_corpus(folder: Path) -> None:
         (folder / "text" / f"{split}.txt").write_text(part)
 
 
-def run_undisturbed(start: list[str], run_dir: Path) -> tuple[float, float]:
-    """Run to the end. Seconds to the first line of metrics, and from there to the end."""
+def run_undisturbed(start: list[str], run_dir: Path) -> float:
+    """Run to the end. Seconds to the first line of metrics."""
     started, first = time.monotonic(), None
     process = subprocess.Popen(start, stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -51,22 +52,22 @@ def run_undisturbed(start: list[str], run_dir: Path) -> tuple[float, float]:
         time.sleep(0.01)
     if process.returncode or first is None:
         raise RuntimeError(f"the run failed: see {run_dir}")
-    return first - started, time.monotonic() - first
+    return first - started
 
 
-def run_and_kill(start: list[str], run_dir: Path, kills: int, startup: float, work: float, seed: int) -> None:
+def run_and_kill(start: list[str], run_dir: Path, kills: int, startup: float, seed: int) -> None:
     """Start the run again and again and kill it `kills` times; at last let it end.
 
-    A quarter of the kills come while it starts up, the others some time after its first line of metrics.
+    A quarter of the kills come while it starts up, the others after a few more lines of its log.
     """
     moments = random.Random(seed)
     for _ in range(kills):
         process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if moments.random() < 0.25:
-            time.sleep(moments.uniform(0.3, 1) * startup)
+            wait_for_lines(run_dir, process, 1, moments.uniform(0.3, 1) * startup)
         else:
-            wait_for_steps(run_dir, process)
-            time.sleep(moments.uniform(0, 1.5) * work / kills)
+            wait_for_lines(run_dir, process, moments.randint(1, LINES))
+            time.sleep(moments.uniform(0, 0.03))
         if process.poll() is not None:
             raise RuntimeError("the run ended before it was killed often enough: give it more steps")
         process.kill()
@@ -74,11 +75,14 @@ def run_and_kill(start: list[str], run_dir: Path, kills: int, startup: float, wo
     subprocess.run(start, check=True, capture_output=True)
 
 
-def wait_for_steps(run_dir: Path, process: subprocess.Popen) -> None:
-    """Until the log of the run tells of another step."""
+def wait_for_lines(run_dir: Path, process: subprocess.Popen, lines: int, seconds: float = 600) -> None:
+    """Until the log of the run tells of some more steps, or so many seconds are over."""
     log = run_dir / "run.log"
     before = log.read_text().count(": step ") if log.exists() else 0
-    while process.poll() is None and (not log.exists() or log.read_text().count(": step ") <= before):
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        if log.exists() and log.read_text().count(": step ") >= before + lines:
+            break
         time.sleep(0.01)
 
 
@@ -90,9 +94,9 @@ def losses(run_dir: Path) -> list[dict]:
 def compare(folder: Path, kills: int, seed: int = 1) -> dict:
     """Run once undisturbed and once with kills. What is equal, and how many steps the killed run repeated."""
     make_corpus(folder)
-    calm, killed, steps = folder / "calm", folder / "killed", 40 * kills
-    startup, work = run_undisturbed(command(folder, calm, steps), calm)
-    run_and_kill(command(folder, killed, steps), killed, kills, startup, work, seed)
+    calm, killed, steps = folder / "calm", folder / "killed", STEPS * kills
+    startup = run_undisturbed(command(folder, calm, steps), calm)
+    run_and_kill(command(folder, killed, steps), killed, kills, startup, seed)
     weights = [load_file(run_dir / "checkpoints/last/model.safetensors") for run_dir in (calm, killed)]
     results = [json.loads((run_dir / "results.json").read_text())["loss"] for run_dir in (calm, killed)]
     return {
