@@ -1,10 +1,12 @@
 """The door: `python run.py --help` says what can be typed."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
 from tbptt import config, tasks
-from tbptt.door import one_sentence_errors
+from tbptt.door import one_sentence_errors, prompt_as_typed
 
 config.register()
 
@@ -15,5 +17,6 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv = prompt_as_typed(sys.argv)
     with one_sentence_errors():
         main()

@@ -5,25 +5,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from pathlib import Path
+from operator import attrgetter
 from typing import Any, TypeVar
 
+import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from tbptt import models
+from tbptt import directories, models
 from tbptt.data.acquire import look
 from tbptt.data.config import DataConfig
 from tbptt.data.corpora import corpus_named
-from tbptt.device import pick_device
+from tbptt.device import Precision, pick_device
 from tbptt.errors import UserError
+from tbptt.evaluation import dynamic_config
 from tbptt.evaluation.config import EvalConfig
+from tbptt.evaluation.dynamic_config import RMSDynamicConfig
+from tbptt.generation import config as generation
+from tbptt.generation.config import GenerateConfig
+from tbptt.interop import exporting, importing
+from tbptt.interop.config import ExportConfig, ImportConfig
+from tbptt.launch import config as launchers
 from tbptt.models import ModelConfig
 from tbptt.report import config as loggers
 from tbptt.report.config import LoggerConfig
@@ -33,42 +38,87 @@ from tbptt.training.config import TrainerConfig
 from tbptt.training.optimizers import OptimizerConfig
 from tbptt.training.schedules import SchedulerConfig
 
+Task = Enum(
+    "Task",
+    {
+        "train": "train",
+        "eval": "eval",
+        "generate": "generate",
+        "prepare": "prepare",
+        "import": "import",
+        "export": "export",
+    },
+)  # in this form because `import` is a word of Python's
 
-class Task(Enum):
-    train = "train"
-    eval = "eval"
-    prepare = "prepare"
+
+def with_import(schema: type) -> type:
+    """Give a schema the field `import`, which cannot be written among the others for the same reason."""
+    schema.__annotations__["import"] = "ImportConfig"
+    setattr(schema, "import", field(default=ImportConfig(), init=False, repr=False, compare=False))
+    return schema
 
 
 @dataclass
+@with_import
 class Config:
     task: Task = Task.train
     seed: int = 1
-    checkpoint: str | None = None  # what to evaluate; with task=train, the weights to start from
+    checkpoint: str | None = None  # what to evaluate or generate with; with task=train, the weights to start from
+    prompt: str | None = None  # what task=generate goes on from
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     scheduler: SchedulerConfig = MISSING
     trainer: TrainerConfig = MISSING
     eval: EvalConfig = MISSING
+    generate: GenerateConfig = MISSING
     logger: LoggerConfig = MISSING
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    @property
+    def importing(self) -> ImportConfig:
+        return getattr(self, "import")
 
     def check(self) -> None:
         """Raise UserError for what cannot work, as far as it is known before any data is read."""
         self.eval.check()
-        for group in ("model", "optimizer", "scheduler", "logger"):
-            chosen = getattr(self, group)
+        for group in ("model", "optimizer", "scheduler", "eval/dynamic", "generate", "logger"):
+            key = group.replace("/", ".")
+            chosen = attrgetter(key)(self)
             if chosen.name != type(chosen).name:
-                raise UserError(f"{group}.name={chosen.name} is not how to choose: type {group}={chosen.name}")
+                raise UserError(f"{key}.name={chosen.name} is not how to choose: type {group}={chosen.name}")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed} must be at least 0 and below 2^63")
         device = pick_device(self.trainer.device)
         if self.checkpoint is not None:
             locate_checkpoint(self.checkpoint)
+        elif self.task in (Task.eval, Task.generate, Task.export):
+            raise UserError(f"task={self.task.name} needs checkpoint=RUN, a run directory or a checkpoint of one")
+        if self.task is Task["import"]:
+            self.importing.check()
+            importing.read(self.importing)  # whole, and again by the task: a wrong file leaves nothing behind
+        elif self.task is Task.export:
+            self.export.check()
+            exporting.check(locate_checkpoint(str(self.checkpoint)), self.export)
+        elif self.task is Task.generate:
+            self.generate.check()
+            self.generate.read_prompt(self.prompt)
         elif self.task is Task.eval:
-            raise UserError("task=eval needs checkpoint=RUN, the run directory (or checkpoint) to evaluate")
-        if self.task is Task.eval:
-            return  # model and data are those of the checkpoint
+            self._check_dynamic()
+        else:
+            self._check_corpus_and_training(device)
+
+    def _check_dynamic(self) -> None:
+        dynamic = self.eval.dynamic
+        if dynamic.follows and self.trainer.precision is Precision.fp16:
+            raise UserError("eval/dynamic has no loss scaling, which trainer.precision=fp16 needs: use bf16 or fp32")
+        if isinstance(dynamic, RMSDynamicConfig) and self.data.is_one_text:
+            raise UserError(
+                f"eval/dynamic=rms is scaled by gradients of training text, and data.path={self.data.path} is one "
+                "text: use eval/dynamic=sgd"
+            )
+
+    def _check_corpus_and_training(self, device: torch.device) -> None:
         corpus = corpus_named(self.data.name)
         self.data.check()
         corpus.check(self.data)
@@ -79,7 +129,7 @@ class Config:
         self.model.check_eval(self.eval.context())
         self.optimizer.check()
         self.scheduler.check()
-        self.trainer.check(self.data.batch_size)
+        self.trainer.check()
         self.model.check_precision(self.trainer.precision, device)
 
 
@@ -119,7 +169,7 @@ def from_dict(schema: type[T], values: Mapping[str, Any] | DictConfig) -> T:
 
 
 def register() -> None:
-    """Make the schemas and the resolvers known to Hydra; conf/ refers to them by name."""
+    """Make the schemas known to Hydra; conf/ refers to them by name."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     groups: dict[str, Mapping[str, type]] = {
@@ -127,54 +177,17 @@ def register() -> None:
         "optimizer": optimizers.CONFIGS,
         "scheduler": schedules.CONFIGS,
         "logger": loggers.CONFIGS,
+        "generate": generation.CONFIGS,
         "data": {"data": DataConfig},
         "trainer": {"trainer": TrainerConfig},
         "eval": {"eval": EvalConfig},
+        "launcher": launchers.CONFIGS,
+        "eval/dynamic": dynamic_config.CONFIGS,
     }
     for group, schemas in groups.items():
         for name, schema in schemas.items():
-            store.store(group=f"schema/{group}", name=name, node=schema, package=group)
-    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
-    # Cached: Hydra hands the value on from the sweep to its jobs, whose own overrides differ.
-    OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True, use_cache=True)
+            store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("/", "."))
 
 
-_CHECKPOINT = re.compile("best|last|checkpoints|step_.*")  # parts of a checkpoint's path that do not name its run
-
-
-def run_dir(*, _root_: DictConfig) -> str:
-    """runs/CORPUS-MODEL-HASH, the hash over all that defines the numbers: the same command finds the same run."""
-    numbers = _numbers(_root_)
-    if _root_.task is Task.eval:
-        run = next(
-            (part for part in reversed(Path(str(_root_.checkpoint)).parts) if not _CHECKPOINT.fullmatch(part)), ""
-        )
-        numbers = {key: numbers[key] for key in ("checkpoint", "eval", "data")}
-        return f"runs/eval-{run}-{_short_hash([numbers, _root_.trainer.precision.name])}"
-    if _root_.task is Task.prepare:
-        return f"runs/prepare-{_root_.data.name}-{_short_hash(numbers['data'])}"
-    return f"runs/{_root_.data.name}-{_root_.hydra.runtime.choices.model}-{_short_hash(numbers)}"
-
-
-def sweep_dir(overrides: list[str]) -> str:
-    """runs/sweep-HASH, the hash over the sweep's command line: the same sweep finds the same directory."""
-    return f"runs/sweep-{_short_hash(list(overrides))}"
-
-
-def _numbers(root: DictConfig) -> dict[str, Any]:
-    """The part of a composed configuration that losses and weights depend on."""
-    chosen = {}
-    for field in fields(Config):
-        if field.name not in ("task", "logger"):
-            node = root[field.name]
-            if isinstance(node, DictConfig):
-                ignored = getattr(OmegaConf.get_type(node), "NOT_NUMBERS", ())
-                kept = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ignored])
-                chosen[field.name] = OmegaConf.to_container(kept, resolve=True, enum_to_str=True)
-            else:
-                chosen[field.name] = node
-    return chosen
-
-
-def _short_hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+# Here, and not in `register`: a job on a cluster unpickles its configuration without passing through the door.
+directories.register()

@@ -45,6 +45,12 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, MIXED[precision]) if precision in MIXED else nullcontext()
 
 
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """The precision in which a linear layer multiplies `x`: autocast's, if it is on."""
+    lowered = torch.is_autocast_enabled(x.device.type)
+    return torch.get_autocast_dtype(x.device.type) if lowered else x.dtype
+
+
 def loss_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
     """Loss scaling for fp16, whose gradients underflow; a no-op for the others."""
     return torch.amp.GradScaler(device.type, enabled=precision is Precision.fp16)

@@ -1,5 +1,8 @@
-"""What the whole suite shares: the same hypothesis examples every time, no deadlines, one thread; fixtures."""
+"""What the whole suite shares: the same hypothesis examples every time, no deadlines, one thread; fixtures.
 
+Without a GPU, Triton's kernels run on its interpreter."""
+
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the choice of attention are imported
 from archive_helpers import MEMBERS, TEST, TRAIN, VALID
 from hypothesis import HealthCheck, settings
 from server_helpers import Site, serving

@@ -2,57 +2,24 @@
 
 import csv
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from command_helpers import ROOT, SMALL, command, environment, lines_of, make_home, run, train
 from filelock import FileLock
 
-from tbptt.config import sweep_dir
+from tbptt.directories import sweep_dir
 
-ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = slice(16, 20), slice(20, 24)  # of a PNG file
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A working directory with a small corpus; runs of the module share it, and the token files."""
-    folder = tmp_path_factory.mktemp("home")
-    text = (ROOT / "tbptt/training/checkpoints.py").read_text()
-    (folder / "text").mkdir()
-    for split, part in (("train", text[:4000]), ("valid", text[4000:5000]), ("test", text[5000:6000])):
-        (folder / "text" / f"{split}.txt").write_text(part)
-    return folder
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, str(ROOT / "run.py"), *words]
-
-
-def environment(home: Path) -> dict[str, str]:
-    return os.environ | {"TBPTT_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
-
-
-def run(home: Path, *words: str, code: int = 0, cwd: Path | None = None) -> str:
-    """Run a command in `home` or in `cwd`, check its exit code, and give back all it printed."""
-    result = subprocess.run(command(*words), cwd=cwd or home, env=environment(home), capture_output=True, text=True)
-    assert result.returncode == code, result.stdout + result.stderr
-    return result.stdout + result.stderr
-
-
-def train(home: Path, *words: str) -> str:
-    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
-    return run(home, *settings, *words)
-
-
-def lines_of(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return make_home(tmp_path_factory.mktemp("home"))
 
 
 def looks_like_a_picture(path: Path) -> bool:
@@ -139,8 +106,7 @@ def test_an_evaluation_sweep_leaves_one_table_and_one_figure(home, trained):
 
 
 def test_a_failed_member_of_a_training_sweep_is_in_the_table_and_the_exit_code(home):
-    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
-    printed = run(home, "-m", *settings, "model.n_head=0,2", "trainer.max_steps=6", "hydra.sweep.dir=broken", code=1)
+    printed = run(home, "-m", *SMALL, "model.n_head=0,2", "trainer.max_steps=6", "hydra.sweep.dir=broken", code=1)
     failed, done = csv.DictReader((home / "broken/sweep.csv").read_text().splitlines())
     assert failed["status"] == "failed: model.n_head=0 must be 1 or more" and not failed["loss"]
     assert done["status"] == "done" and float(done["loss"]) > 0
@@ -157,9 +123,8 @@ def test_a_wrong_command_writes_nothing(home, tmp_path, words):
 
 def test_another_model_or_corpus_is_refused_with_what_differs(home, trained):
     before = lines_of(trained)
-    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
     more = ["trainer.max_steps=30", "hydra.run.dir=trained"]
-    printed = run(home, *settings, *more, "model.n_layer=3", "data.batch_size=2", code=1)
+    printed = run(home, *SMALL, *more, "model.n_layer=3", "data.batch_size=2", code=1)
     assert "model.n_layer is 3, was 2" in printed and "data.batch_size is 2, was 4" in printed
     printed = run(home, "experiment=debug", "data.batch_size=4", *more, code=1)
     assert "data.name is stdlib, was text" in printed and "train_sha256" in printed
@@ -167,15 +132,14 @@ def test_another_model_or_corpus_is_refused_with_what_differs(home, trained):
 
 
 def test_a_finished_run_is_not_taken_for_one_of_other_settings(home, trained):
-    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
     for word, words in (
         ("model.mem_len=8", "model.mem_len is 8, was 32"),
         ("optimizer=sgd", "optimizer.name is sgd, was adam"),
         ("scheduler=plateau", "scheduler.name is plateau, was cosine"),
         ("seed=9", "run.seed is 9, was 1"),
     ):
-        assert words in run(home, *settings, word, "hydra.run.dir=trained", code=1)
-    assert "This run is finished" in run(home, *settings, "hydra.run.dir=trained")
+        assert words in run(home, *SMALL, word, "hydra.run.dir=trained", code=1)
+    assert "This run is finished" in run(home, *SMALL, "hydra.run.dir=trained")
 
 
 def test_a_run_directory_has_one_purpose_and_one_process(home, trained):
@@ -183,8 +147,7 @@ def test_a_run_directory_has_one_purpose_and_one_process(home, trained):
     assert "is a training run's" in run(home, *evaluation, "hydra.run.dir=trained", code=1)
     assert "eval=wt103_base" in run(home, *evaluation, "model=txl_16l", "hydra.run.dir=other", code=1)
     with FileLock(trained / "run.lock"):
-        settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
-        assert "another process is training" in run(home, *settings, "hydra.run.dir=trained", code=1)
+        assert "another process is training" in run(home, *SMALL, "hydra.run.dir=trained", code=1)
 
 
 def test_sweeps_in_another_order_do_not_share_a_directory():
@@ -194,22 +157,6 @@ def test_sweeps_in_another_order_do_not_share_a_directory():
 def test_a_run_starts_from_the_weights_of_a_checkpoint(home, trained):
     train(home, "checkpoint=trained/last", "trainer.max_steps=5", "hydra.run.dir=started")
     assert lines_of(home / "started")[0]["loss"] < lines_of(trained)[0]["loss"]
-
-
-def test_sigterm_saves_and_the_same_command_continues_bit_for_bit(home):
-    settings = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
-    settings += ["model.dropout=0.1", "trainer.max_steps=300", "trainer.eval_every=100", "trainer.save_every=1000"]
-    run(home, *settings, "hydra.run.dir=calm")
-    process = subprocess.Popen(command(*settings, "hydra.run.dir=stopped"), cwd=home, env=environment(home))
-    while not (home / "stopped/metrics.jsonl").exists() or len(lines_of(home / "stopped")) < 4:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM
-    assert "Continuing from step" in run(home, *settings, "hydra.run.dir=stopped")
-    calm, stopped = ([(line["step"], line["loss"]) for line in lines_of(home / name)] for name in ("calm", "stopped"))
-    assert calm == stopped
-    weights = [(home / name / "checkpoints/last/model.safetensors").read_bytes() for name in ("calm", "stopped")]
-    assert weights[0] == weights[1]
 
 
 def test_a_resumed_run_continues_the_same_wandb_run(home):
@@ -236,3 +183,26 @@ def test_a_corpus_is_prepared_ahead_once_and_read_through_on_demand(home, tmp_pa
 def test_help_names_groups_choices_and_keys(home):
     printed = run(home, "--help")
     assert all(word in printed for word in ("txl_16l", "wikitext103", "cosine", "mem_len:", "batch_size:"))
+
+
+def test_finished_sweeps_are_drawn_again_together(home, trained):
+    for number, split in enumerate(("valid", "test")):
+        words = ["task=eval", "checkpoint=trained", f"eval.split={split}", "eval.mem_len=4,8", "eval.max_tokens=99"]
+        run(home, "-m", *words, f"hydra.sweep.dir=part{number}")
+    printed = subprocess.run(
+        [sys.executable, "-m", "experiments.sweeps", home / "part0", home / "part1", "--to", home / "both"],
+        cwd=ROOT, env=environment(home), capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    rows = list(csv.DictReader((home / "both/sweep.csv").read_text().splitlines()))
+    assert [(row["eval.split"], row["eval.mem_len"]) for row in rows] == [
+        ("valid", "4"), ("valid", "8"), ("test", "4"), ("test", "8"),
+    ]  # fmt: skip
+    assert printed.count("<- best") == 1 and looks_like_a_picture(home / "both/sweep.png")
+
+
+def test_an_evaluation_that_is_repeated_says_so_and_one_that_is_not_is_done(home, trained):
+    words = ["task=eval", "checkpoint=trained", "eval.max_tokens=50", "eval.save_losses=losses", "hydra.run.dir=again"]
+    assert "Evaluated 50 tokens" in run(home, *words)
+    assert "Scored before" in run(home, *words)
+    assert (home / "again/losses").stat().st_size == 4 * 50
+    assert "Evaluated 50 tokens" in run(home, *words, "eval.clamp_len=3")

@@ -3,10 +3,23 @@
 import pytest
 import torch
 from helpers import CONF, GOLDEN_FAIRSEQ, composed, write_corpus
+from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
 
-from tbptt.config import as_dict, from_dict
+from tbptt.config import as_dict, from_dict, register
 
-GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "eval", "logger", "experiment")
+GROUPS = (
+    "data",
+    "model",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "eval",
+    "eval/dynamic",
+    "generate",
+    "logger",
+    "experiment",
+)
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
@@ -22,8 +35,20 @@ def test_every_choice_works(tmp_path, choice):
     with torch.device("meta"):
         model = config.model.build(300_000)
     assert from_dict(type(config.model), as_dict(config.model)) == config.model
+    config.generate.check()
     config.optimizer.build(model.parameters())
     assert config.scheduler.build(1.0, 100).lr(50) > 0
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "hydra/launcher").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_launcher_is_one_of_submitits(path):
+    register()
+    with initialize_config_dir(str(CONF), version_base=None):
+        words = [f"hydra/launcher={path.stem}", "hydra.launcher.timeout_min=77"]
+        hydra = compose("config", words, return_hydra_config=True).hydra
+    assert hydra.mode is RunMode.MULTIRUN  # without -m
+    assert hydra.launcher._target_.startswith("hydra_plugins.hydra_submitit_launcher")
+    assert hydra.launcher.timeout_min == 77 and hydra.launcher.tasks_per_node >= 1
 
 
 def test_every_choice_says_what_it_is_for():

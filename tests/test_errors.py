@@ -1,12 +1,23 @@
 """A wrong command is answered with one sentence that names the key and what it may be."""
 
+from pathlib import Path
+
 import pytest
 from helpers import composed
 from hydra.errors import HydraException
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from tbptt.door import sentence, settings_without_effect
+from tbptt.door import prompt_as_typed, sentence, settings_without_effect
 from tbptt.errors import UserError
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    """What looks like a checkpoint before it is opened."""
+    (tmp_path / "checkpoint.json").touch()
+    return tmp_path
 
 
 def answer(*overrides: str) -> str:
@@ -27,6 +38,14 @@ def answer(*overrides: str) -> str:
         ("model=gpt", ["model=gpt", "txl_16l", "lstm"]),
         ("eval=wt104", ["eval=wt104", "wt103_base"]),
         ("task=evaluate", ["task", "train, eval"]),
+        ("task=import", ["import.format", "original|hf|fairseq|nvidia", "import.path"]),
+        ("task=import import.format=hf import.path=/nowhere", ["import.path=/nowhere", "does not exist"]),
+        ("task=import import.format=tf import.path=tests", ["import.format", "original, hf, fairseq, nvidia", "'tf'"]),
+        ("task=import import.format=hf import.paht=tests", ["import.paht", "did you mean import.path?"]),
+        ("task=import import.format=hf import.path=tests import.config=run.py", ["import.config", "original"]),
+        ("task=export", ["checkpoint=RUN"]),
+        ("model=lstm eval.initial_memory=zeros", ["eval.initial_memory=zeros", "lstm"]),
+        ("eval.initial_memory=zero", ["eval.initial_memory", "empty, zeros", "'zero'"]),
         ("seed", ["'seed'", "key=value"]),
         ("model.n_layer=many", ["model.n_layer", "whole number", "'many'"]),
         ("model.n_layer=2.5", ["model.n_layer", "whole number", "'2.5'"]),
@@ -39,6 +58,8 @@ def answer(*overrides: str) -> str:
         ("model.cutoffs=[256]", ["model.cutoffs=[256]", "below", "256"]),
         ("model.mem_len=0 model.same_length=true", ["model.same_length", "model.mem_len=0", "1 or more"]),
         ("eval.mem_len=0 eval.same_length=true", ["eval.same_length", "eval.mem_len=0", "1 or more"]),
+        ("model.attention=fast", ["model.attention", "auto, plain, fused", "'fast'"]),
+        ("model.attention=fused trainer.precision=fp64", ["model.attention=fused", "no float64", "plain"]),
         ("model.mem_len=-1", ["model.mem_len=-1", "0 or more"]),
         ("model.n_head=0", ["model.n_head=0", "1 or more"]),
         ("model.d_head=0", ["model.d_head=0", "1 or more"]),
@@ -50,7 +71,7 @@ def answer(*overrides: str) -> str:
         ("model.tgt_len=0", ["model.tgt_len=0", "at least 1"]),
         ("model=lstm eval.mem_len=5", ["eval.mem_len=5", "lstm"]),
         ("model=lstm trainer.precision=fp16 trainer.device=cpu", ["trainer.precision=fp16", "bf16"]),
-        ("data.batch_size=12 trainer.micro_batch=5", ["trainer.micro_batch=5", "1, 2, 3, 4, 6, 12"]),
+        ("trainer.micro_batch=0", ["trainer.micro_batch=0", "1 or more"]),
         ("trainer.max_steps=0", ["trainer.max_steps=0", "1 or more"]),
         ("trainer.clip=-1", ["trainer.clip=-1", "0 for no clipping"]),
         ("trainer.device=tpu9", ["trainer.device=tpu9", "auto, cpu, cuda"]),
@@ -89,10 +110,36 @@ def answer(*overrides: str) -> str:
         ("data.lower=true", ["data.level=byte", "data.lower"]),
         ("task=eval", ["checkpoint=RUN"]),
         ("task=eval checkpoint=/nowhere", ["checkpoint=/nowhere", "run directory"]),
+        ("eval/dynamic=adam", ["eval/dynamic=adam", "none, rms, sgd"]),
+        ("eval.dynamic=sgd", ["eval.dynamic", "eval/dynamic=CHOICE"]),
+        ("eval.dynamic.name=sgd", ["eval.dynamic.name=sgd", "eval/dynamic=sgd"]),
+        ("eval.dynamic.lr=1", ["eval.dynamic.lr", "eval.dynamic has name"]),
+        ("eval/dynamic=sgd eval.dynamic.eps=1", ["eval.dynamic.eps", "lr, decay"]),
+        ("eval/dynamic=sgd eval.dynamic.lr=0", ["eval.dynamic.lr=0", "positive"]),
+        ("eval/dynamic=sgd eval.dynamic.decay=2", ["eval.dynamic.decay=2", "between 0 and 1"]),
+        ("eval/dynamic=rms eval.dynamic.eps=0", ["eval.dynamic.eps=0", "positive"]),
+        ("eval/dynamic=rms eval.dynamic.statistics_tokens=0", ["eval.dynamic.statistics_tokens=0", "1 or more"]),
+        ("task=eval checkpoint=RUN eval/dynamic=rms trainer.precision=fp16", ["eval/dynamic", "bf16 or fp32"]),
+        ("task=eval checkpoint=RUN eval/dynamic=rms data=text data.path=README.md", ["README.md", "eval/dynamic=sgd"]),
+        ("task=generate", ["task=generate", "checkpoint=RUN"]),
+        ("task=export", ["task=export", "checkpoint=RUN"]),
+        ("task=generate checkpoint=RUN generate.length=0", ["generate.length=0", "1 or more"]),
+        ("task=generate checkpoint=RUN generate.samples=0", ["generate.samples=0", "1 or more"]),
+        ("task=generate checkpoint=RUN generate.temperature=-1", ["generate.temperature=-1", "0 for no chance"]),
+        ("task=generate checkpoint=RUN generate.temperature=nan", ["generate.temperature=nan", "positive"]),
+        ("task=generate checkpoint=RUN generate.top_k=0", ["generate.top_k=0", "1 or more"]),
+        ("task=generate checkpoint=RUN generate.top_p=0", ["generate.top_p=0", "at most 1"]),
+        ("task=generate checkpoint=RUN generate.prompt_file=/nowhere", ["generate.prompt_file=/nowhere", "read"]),
+        ("task=generate checkpoint=RUN generate.prompt_file=run.py prompt=a", ["prompt=", "one of them"]),
+        ("task=generate checkpoint=RUN prompt='\udcff'", ["prompt=", "UTF-8"]),
+        ("task=generate checkpoint=RUN generate=beam generate.beams=0", ["generate.beams=0", "1 or more"]),
+        ("task=generate checkpoint=RUN generate=beam generate.length=null", ["generate.length=null", "generate=beam"]),
+        ("task=generate checkpoint=RUN generate=beam generate.top_k=3", ["generate.top_k", "beams"]),
+        ("generate.name=beam", ["generate.name=beam", "generate=beam"]),
     ],
 )
-def test_a_wrong_command_is_answered_in_one_sentence(command, words):
-    said = answer(*command.split())
+def test_a_wrong_command_is_answered_in_one_sentence(command, words, run_dir):
+    said = answer(*command.replace("=RUN", f"={run_dir}").split())
     assert all(word in said for word in words), said
     assert "\n" not in said and len(said) < 400
 
@@ -103,6 +150,22 @@ def test_a_wrong_command_is_answered_in_one_sentence(command, words):
         ("task=eval checkpoint=x model.mem_len=5", ["model.mem_len=5", "eval.mem_len"]),
         ("task=eval checkpoint=x optimizer.lr=1", ["optimizer.lr=1", "nothing is trained"]),
         ("task=eval checkpoint=x data.batch_size=1", ["data.batch_size=1", "eval.batch_size"]),
+        ("task=import model.n_layer=5", ["model.n_layer=5", "task=import"]),
+        ("task=import checkpoint=x", ["checkpoint=x", "import.path"]),
+        ("task=eval checkpoint=x data=text data.path=README.md data.level=char", ["data.level=char", "one text"]),
+        ("task=export checkpoint=x eval.mem_len=5", ["eval.mem_len=5", "task=export"]),
+        ("task=export checkpoint=x import.format=hf", ["import.format=hf", "task=import"]),
+        ("optimizer.from_checkpoint=true", ["optimizer.from_checkpoint=true", "checkpoint=RUN"]),
+        ("task=eval checkpoint=x prompt=a", ["prompt=a", "no text"]),
+        ("task=eval checkpoint=x eval/dynamic=sgd trainer.devices=2", ["trainer.devices=2", "one device"]),
+        ("task=eval checkpoint=x export.path=y", ["export.path=y", "task=export"]),
+        ("eval/dynamic=sgd", ["eval/dynamic=sgd", "task=eval"]),
+        ("generate=beam", ["generate=beam", "task=train", "no text"]),
+        ("task=generate checkpoint=x eval.max_tokens=5", ["eval.max_tokens=5", "nothing is scored"]),
+        ("task=generate checkpoint=x generate=beam seed=2", ["seed=2", "nothing is random"]),
+        ("task=generate checkpoint=x trainer.devices=2", ["trainer.devices=2", "one device"]),
+        ("task=generate checkpoint=x model.mem_len=5", ["model.mem_len=5", "eval.mem_len"]),
+        ("task=prepare data=text trainer.clip=5", ["trainer.clip=5", "task=prepare"]),
         ("trainer.max_steps=10 scheduler.warmup_steps=10", ["scheduler.warmup_steps=10", "trainer.max_steps=10"]),
     ],
 )
@@ -117,5 +180,17 @@ def test_a_corpus_that_can_be_downloaded_needs_no_path():
 
 
 def test_settings_with_effect_are_not_named():
-    command = ["task=eval", "checkpoint=x", "eval.mem_len=5", "data.path=there", "trainer.precision=bf16"]
-    assert settings_without_effect(composed(*command), command) == []
+    command = ["checkpoint=x", "eval.mem_len=5", "data.path=there", "trainer.precision=bf16"]
+    for task in (["task=eval"], ["task=generate", "seed=2", "prompt=a", "generate.samples=2"]):
+        assert settings_without_effect(composed(*task, *command), [*task, *command]) == []
+
+
+@given(st.text(st.sampled_from("\"\\$`'{}[]=,:# \n\tabc") | st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_a_prompt_is_taken_as_it_is_typed(prompt):
+    command = prompt_as_typed(["run.py", f"prompt={prompt}", "eval.mem_len=5"])
+    assert composed(*command[1:]).prompt == prompt and command[::2] == ["run.py", "eval.mem_len=5"]
+
+
+def test_prompts_of_a_sweep_are_left_to_it():
+    command = ["run.py", "-m", "prompt=a,b"]
+    assert prompt_as_typed(command) == command

@@ -11,12 +11,13 @@ from tbptt.data.config import DataConfig, Level
 from tbptt.data.prepare import open_corpus
 from tbptt.errors import UserError
 from tbptt.evaluation.config import EvalConfig
+from tbptt.launch.world import World
 from tbptt.models.lstm import LSTMConfig
 from tbptt.report.config import LocalConfig
-from tbptt.tasks import train
 from tbptt.training.config import TrainerConfig
 from tbptt.training.optimizers import AdamConfig
 from tbptt.training.schedules import ConstantConfig
+from tbptt.training.task import train
 
 TEXT = "to be or not to be\n" * 9
 
@@ -27,7 +28,7 @@ def train_until(max_steps: int, data: DataConfig, run_dir: Path) -> None:
     trainer = TrainerConfig(max_steps=max_steps, device="cpu")
     eval_config, optimizer, scheduler = EvalConfig(batch_size=1), AdamConfig(), ConstantConfig()
     train(Config(data=data, model=model, optimizer=optimizer, scheduler=scheduler, trainer=trainer, eval=eval_config,
-                 logger=LocalConfig()), run_dir)  # fmt: skip
+                 logger=LocalConfig()), run_dir, World())  # fmt: skip
 
 
 @pytest.mark.parametrize("moved", ["nothing", "cache", "corpus"])

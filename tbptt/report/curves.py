@@ -10,7 +10,9 @@ from tbptt.data.config import Level
 
 def loss_axis(level: Level) -> tuple[str, str]:
     """The key of a loss in metrics and results that people of a level think in, and the words for it."""
-    return ("ppl", "perplexity") if level is Level.word else ("bpc", f"bits per {level.name}")
+    if level in (Level.char, Level.byte):
+        return "bpc", f"bits per {level.name}"
+    return "ppl", "perplexity" if level is Level.word else "perplexity per subword"
 
 
 def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title: str) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 from tbptt.errors import UserError
 from tbptt.report.config import LoggerConfig, WandbConfig, WandbMode
 
+METRICS = "metrics.jsonl"
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl; what a killed run left of a last line is passed over."""
@@ -21,11 +23,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+class NoMetrics:
+    """For the ranks that do not write."""
+
+    def write(self, record: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Metrics:
     """Appends to metrics.jsonl, after dropping the lines beyond `step`, from which the run continues."""
 
     def __init__(self, run_dir: Path, step: int, logger: LoggerConfig, config: dict[str, Any]):
-        self.path = run_dir / "metrics.jsonl"
+        self.path = run_dir / METRICS
         kept = [record for record in read_metrics(self.path) if record["step"] <= step]
         new = self.path.with_suffix(".new")
         new.write_text("".join(json.dumps(record) + "\n" for record in kept))

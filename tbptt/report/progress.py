@@ -6,13 +6,14 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from tbptt.data.config import Level
+from tbptt.launch.place import find_place
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,8 @@ class Progress:
     """`advance` after each step, `show` for a line of metrics. On a terminal the bar carries the newest numbers."""
 
     def __init__(self, total: int, done: int, what: str, level: Level):
-        self.what, self.level, self.total, self.terminal = what, level, total, sys.stderr.isatty()
+        self.what, self.level, self.total = what, level, total
+        self.terminal = sys.stderr.isatty() and find_place().rank == 0
         self.told = time.monotonic()
         hidden = not self.terminal
         self.bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=hidden, dynamic_ncols=True)
@@ -51,7 +53,7 @@ class Progress:
 @contextmanager
 def progress(total: int, done: int, what: str, level: Level) -> Iterator[Progress]:
     shown = Progress(total, done, what, level)
-    with logging_redirect_tqdm():
+    with logging_redirect_tqdm() if shown.terminal else nullcontext():
         try:
             yield shown
         finally:
@@ -60,7 +62,7 @@ def progress(total: int, done: int, what: str, level: Level) -> Iterator[Progres
 
 def _in_words(record: dict[str, Any], level: Level) -> str:
     words = [f"loss {record['loss']:.3f}"]
-    words.append(f"ppl {record['ppl']:.2f}" if level is Level.word else f"{record['bpc']:.3f} bits/{level.name}")
+    words.append(f"ppl {record['ppl']:.2f}" if "bpc" not in record else f"{record['bpc']:.3f} bits/{level.name}")
     words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
     return ", ".join(words)
 

@@ -5,47 +5,67 @@ from __future__ import annotations
 import atexit
 import csv
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from tbptt.data.config import Level
-from tbptt.report.curves import loss_axis
+from tbptt.launch.jobs import wait_for_jobs
+from tbptt.report.sweep_figure import draw_sweep
 
-RESULTS = ("loss", "ppl", "bpc", "tokens", "tokens_per_second", "seconds", "params")
+UNITS = ("loss", "ppl", "bpc", "word_ppl", "bits_per_byte")
+DYNAMIC = "dynamic_"  # before the names of dynamic evaluation's numbers, which are never mixed with the static ones
+RESULTS = (*UNITS, *(DYNAMIC + key for key in UNITS), "tokens", "tokens_per_second", "seconds", "params")
 
 
 class SweepReport(Callback):
     """Reports when the sweep's process ends, so that a failed or interrupted sweep leaves its table too."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        atexit.register(report_sweep, Path(config.hydra.sweep.dir))
+        sweep_dir = Path(config.hydra.sweep.dir)
+        wait_for_jobs(sweep_dir, "Waiting for jobs of an earlier start of this sweep:")
+        atexit.register(_finish, sweep_dir)
 
 
-def report_sweep(sweep_dir: Path) -> None:
-    """Write sweep.csv and sweep.png of the jobs found in `sweep_dir`, and print the table, best row marked."""
-    jobs = [_read_job(path.parent) for path in sorted(sweep_dir.glob("*/.hydra"), key=_job_number)]
+def _finish(sweep_dir: Path) -> None:
+    with suppress(KeyboardInterrupt):
+        wait_for_jobs(sweep_dir, "Waiting for the other jobs of this sweep:")
+    report_sweeps([sweep_dir], sweep_dir)
+
+
+def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
+    """Write sweep.csv and sweep.png of all jobs of these sweeps (or single runs) into `target`; print the table."""
+    found = [path for folder in sweep_dirs for path in sorted(folder.glob("*/.hydra"), key=_job_number)]
+    found += [folder / ".hydra" for folder in sweep_dirs if (folder / ".hydra").is_dir()]
+    jobs = [_read_job(path.parent) for path in found]
     if not jobs:
         return
     varied = _varied([overrides for overrides, _ in jobs])
     rows = [{key: overrides.get(key) for key in varied} | results for overrides, results in jobs]
     columns = [*varied, "status", *(key for key in RESULTS if any(key in row for row in rows))]
-    with open(sweep_dir / "sweep.csv", "w", newline="") as file:
+    with open(target / "sweep.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     scored = [row for row in rows if "loss" in row]
-    _print_table(rows, columns, best=min(scored, key=_loss, default=None))
-    print(f"Table: {sweep_dir / 'sweep.csv'}")
+    _print_table(rows, columns, best=_best(scored))
+    print(f"Table: {target / 'sweep.csv'}")
     if scored:
-        draw_sweep(scored, varied, sweep_dir / "sweep.png")
-        print(f"Figure: {sweep_dir / 'sweep.png'}")
+        draw_sweep(scored, varied, _compared(scored), target / "sweep.png")
+        print(f"Figure: {target / 'sweep.png'}")
 
 
-def _loss(row: dict[str, Any]) -> float:
-    return row["loss"]
+def _best(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    key = f"{_compared(rows)}loss"
+    return min(rows, key=lambda row: float(row[key]), default=None)
+
+
+def _compared(rows: list[dict[str, Any]]) -> str:
+    """The prefix of the numbers that jobs are compared by: dynamic evaluation's where every job has them."""
+    return DYNAMIC if all(f"{DYNAMIC}loss" in row for row in rows) else ""
 
 
 def _job_number(path: Path) -> tuple[int, str]:
@@ -59,7 +79,8 @@ def _read_job(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     overrides = _flat(OmegaConf.from_dotlist(words))
     results, error = folder / "results.json", folder / "error.txt"
     if error.exists():
-        return overrides, {"status": f"failed: {error.read_text().strip()}"}
+        last_line = error.read_text().strip().splitlines()[-1:]  # the others, if there are any, are a traceback
+        return overrides, {"status": f"failed: {''.join(last_line)}"}
     if not results.exists():
         return overrides, {"status": "unfinished"}
     return overrides, {"status": "done"} | json.loads(results.read_text())
@@ -90,34 +111,3 @@ def _print_table(rows: list[dict[str, Any]], columns: list[str], best: dict[str,
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:,.4f}" if isinstance(value, float) else str(value)
-
-
-def draw_sweep(rows: list[dict[str, Any]], varied: list[str], target: Path) -> None:
-    """The result against the numeric setting with most values, one line per combination of the others."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    key, label = loss_axis(Level[rows[0]["level"]])
-    numeric = [k for k in varied if all(type(row[k]) in (int, float) for row in rows)]
-    x = max(numeric, key=lambda k: len({row[k] for row in rows}), default=None)
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    if x is None:
-        names = ["\n".join(f"{k}={row[k]}" for k in varied) or "the only job" for row in rows]
-        axes.plot(names, [row[key] for row in rows], "o")
-    else:
-        others = [k for k in varied if k != x]
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for row in rows:
-            lines.setdefault(", ".join(f"{k}={row[k]}" for k in others), []).append((row[x], row[key]))
-        for name, points in lines.items():
-            axes.plot(*zip(*sorted(points)), marker="o", ms=4, label=name or None)
-        if others:
-            axes.legend()
-        axes.set_xticks(sorted({row[x] for row in rows}))
-        axes.set_xlabel(x)
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
-    figure.savefig(target, dpi=150)
-    plt.close(figure)

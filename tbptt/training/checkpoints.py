@@ -48,6 +48,14 @@ class Checkpoint:
             raise UserError(f"checkpoint {folder} is damaged: {', '.join(damaged)} is not as it was written")
         return cls(folder, json.loads((folder / INFO).read_text()))
 
+    @property
+    def run_dir(self) -> Path:
+        return self.folder.parent.parent
+
+    def name(self) -> dict[str, Any]:
+        """What tells it from every other checkpoint: where it is, its step, and a digest of its files."""
+        return {"folder": str(self.folder), "step": self.info["step"], "sha256": _sha256(self.folder / SUMS)}
+
     def refuse_other(self, identity: dict[str, Any]) -> None:
         """UserError naming the settings of model, vocabulary or corpus that differ from this checkpoint's."""
         ours, theirs = identity, self.info["identity"]
@@ -66,10 +74,14 @@ class Checkpoint:
     def refuse_other_vocabulary(self, identity: dict[str, Any]) -> None:
         """UserError if the corpus to be scored does not have the vocabulary the model was trained with."""
         trained = self.info["identity"]["data"]
+        if trained["vocabulary_sha256"] is None and identity["vocab_size"] == trained["vocab_size"]:
+            log.warning("The words of %s are not known: only their number was compared", self.folder)
+            return
         if identity["vocabulary_sha256"] != trained["vocabulary_sha256"]:
             raise UserError(
                 f"{self.folder} was trained with another vocabulary ({trained['vocab_size']} entries of "
-                f"data={trained['name']}) than this corpus has ({identity['vocab_size']} entries)"
+                f"data={trained['name']}) than this corpus has ({identity['vocab_size']} entries), "
+                "or in another order; a text of your own is read with the run's own: data=text data.path=FILE"
             )
 
     def load_weights(self, model: nn.Module) -> None:
@@ -86,6 +98,15 @@ class Checkpoint:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
+
+    def optimizer_state(self, name: str) -> dict[str, Any]:
+        """The state of its optimizer and the number of its updates. UserError if it has none of that name."""
+        theirs = self.info["identity"].get("optimizer", {}).get("name")
+        if theirs != name:
+            has = f"that of {theirs}" if theirs else "none"
+            raise UserError(f"optimizer.from_checkpoint=true wants the state of {name}, and {self.folder} has {has}")
+        saved = self.training_state()["trainer"]
+        return {"step": saved["step"], "state": saved["optimizer"]["state"]}
 
     def training_state(self) -> dict[str, Any]:
         return torch.load(self.folder / TRAINING, map_location="cpu", weights_only=True)

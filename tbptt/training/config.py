@@ -11,6 +11,11 @@ from tbptt.device import Precision
 from tbptt.errors import UserError
 
 
+class Reduce(Enum):
+    exact = "exact"
+    bf16 = "bf16"
+
+
 class ResetState(Enum):
     epoch = "epoch"
     never = "never"
@@ -19,7 +24,9 @@ class ResetState(Enum):
 @dataclass
 class TrainerConfig:
     max_steps: int = 200_000  # updates
-    micro_batch: int | None = None  # lanes run at once; must divide the lanes. None: all of them
+    devices: int | None = None  # processes on this machine, one per GPU. None: every visible GPU, one process on a CPU
+    micro_batch: int | None = None  # lanes a process runs at once. None: all of its lanes
+    reduce: Reduce = Reduce.exact  # what gradients travel as between processes; bf16 halves the traffic
     clip: float = 0.25  # largest norm of the gradient; 0: no clipping
     precision: Precision = Precision.fp32
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
@@ -33,10 +40,13 @@ class TrainerConfig:
     keep: int = 2  # checkpoints kept besides the best
 
     NOT_NUMBERS: ClassVar = (  # what changes speed, memory or bookkeeping, never a loss
-        "micro_batch", "device", "activation_checkpointing", "log_every", "save_every", "keep",
+        "devices", "micro_batch", "device", "activation_checkpointing", "log_every", "save_every", "keep",
     )  # fmt: skip
 
-    def check(self, batch_size: int) -> None:
+    def check(self) -> None:
+        for key in ("devices", "micro_batch"):
+            if (getattr(self, key) or 1) < 1 or getattr(self, key) == 0:
+                raise UserError(f"trainer.{key}={getattr(self, key)} must be 1 or more, or null")
         for key in ("max_steps", "log_every", "eval_every", "save_every", "keep", "max_nonfinite"):
             if getattr(self, key) < 1:
                 raise UserError(f"trainer.{key}={getattr(self, key)} must be 1 or more")
@@ -44,9 +54,3 @@ class TrainerConfig:
             raise UserError(f"trainer.clip={self.clip} must be a positive norm, or 0 for no clipping")
         if self.eval_tokens is not None and self.eval_tokens < 1:
             raise UserError(f"trainer.eval_tokens={self.eval_tokens} must be 1 or more, or null for the whole split")
-        lanes = self.micro_batch
-        if lanes is not None and (lanes < 1 or batch_size % lanes):
-            divisors = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
-            raise UserError(
-                f"trainer.micro_batch={lanes} does not divide data.batch_size={batch_size} lanes: it may be {divisors}"
-            )

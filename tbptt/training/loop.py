@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tbptt.data.config import Level
-from tbptt.evaluation.score import Score, loss_units
-from tbptt.report.metrics import Metrics
+from tbptt.evaluation.score import Score
+from tbptt.evaluation.units import loss_units
+from tbptt.launch.stopping import StopRequest
+from tbptt.report.metrics import Metrics, NoMetrics
 from tbptt.report.progress import Progress
 from tbptt.training.checkpoints import Checkpoints
-from tbptt.training.interrupt import StopRequest
 from tbptt.training.trainer import Trainer
 
 
@@ -34,19 +35,21 @@ def fit(
     validate: Callable[[], Score],
     checkpoints: Checkpoints,
     checkpoint_info: dict[str, Any],
-    metrics: Metrics,
+    metrics: Metrics | NoMetrics,
     shown: Progress,
     level: Level,
     stop: StopRequest,
-) -> None:
-    """Train until `trainer.config.max_steps`, or until `stop` is requested; either way the last step is saved.
+) -> int:
+    """Train until `trainer.config.max_steps`, or until a signal asks to stop; either way the last step is saved.
+
+    Returns the signal, 0 without one. Every rank runs this loop; metrics and checkpoints are written by rank 0.
 
     A step's order never changes (update, log, validate, save), so that a run continued from any checkpoint writes the
     lines and the weights of a run that was never interrupted.
     """
-    config = trainer.config
+    config, signum = trainer.config, 0
     logged_at, logged_tokens = record.seconds, trainer.tokens
-    while trainer.step < config.max_steps and not stop.signum:
+    while trainer.step < config.max_steps and not signum:
         started = time.perf_counter()
         update = trainer.update()
         record.seconds += time.perf_counter() - started
@@ -76,6 +79,9 @@ def fit(
             if improved := valid.loss < record.best_loss:
                 record.best_loss, record.best_step = valid.loss, step
 
-        if is_last or improved or stop.signum or step % config.save_every == 0:
+        signum = stop.agreed()
+        if is_last or improved or signum or step % config.save_every == 0:
             training = {"trainer": trainer.state_dict(), "record": asdict(record)}
-            checkpoints.save(step, trainer.model, training, checkpoint_info, best=improved)
+            if trainer.world.is_main:
+                checkpoints.save(step, trainer.model, training, checkpoint_info, best=improved)
+    return signum

@@ -16,6 +16,7 @@ from tbptt.errors import UserError
 class OptimizerConfig:
     name: str
     lr: float = 2.5e-4
+    from_checkpoint: bool = False  # with checkpoint=: go on with its optimizer's state and its step, too
 
     def check(self) -> None:
         if not 0 < self.lr < math.inf:
