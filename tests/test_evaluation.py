@@ -1,19 +1,24 @@
 """A score counts every target once, and does not depend on how it was computed."""
 
+import json
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from helpers import random_stream, run_segments, tiny_lstm, tiny_txl
+from helpers import assert_close, random_stream, run_segments, tiny_lstm, tiny_txl
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from tbptt.data.config import Level
 from tbptt.device import Precision
+from tbptt.errors import UserError
+from tbptt.evaluation import walk
 from tbptt.evaluation.config import BurnIn, EvalConfig
-from tbptt.evaluation.score import Score, score
+from tbptt.evaluation.losses import save_losses
+from tbptt.evaluation.score import score
+from tbptt.evaluation.walk import choose_walk
+from tbptt.launch.world import ALONE
 from tbptt.models.protocol import RecurrentModel
 
 MODELS = {"txl": tiny_txl, "txl_window": lambda: tiny_txl(same_length=True, clamp_len=3), "lstm": tiny_lstm}
@@ -139,9 +144,51 @@ def test_max_tokens_scores_the_first_so_many_targets(stream, max_tokens, batch_s
     assert scored.loss == loss_of(build("txl"), beginning, batch_size=batch_size)
 
 
-def test_units_follow_from_the_loss_in_nats():
-    results = {level: Score(10, 3 * np.log(2), 1.0, {}).as_dict(level) for level in Level}
-    for level, result in results.items():
-        assert result["ppl"] == pytest.approx(8, rel=1e-14)
-        assert result["loss_base2"] == pytest.approx(3, rel=1e-14)
-        assert result.get("bpc") == (None if level is Level.word else pytest.approx(3, rel=1e-14))
+@given(n_tokens=st.integers(2, 90), same_length=st.booleans())
+def test_the_automatic_choice_changes_no_number(n_tokens, same_length):
+    settings = {"mem_len": 6, "clamp_len": 3, "same_length": same_length, "tgt_len": 5}
+    stream = random_stream(n_tokens)
+    one = loss_of(build("txl"), stream, batch_size=1, walk_len=5 if same_length else None, **settings)
+    assert loss_of(build("txl"), stream, **settings) == pytest.approx(one, rel=1e-12)
+
+
+@pytest.mark.parametrize("memory", [0, 10**4, 10**6, 10**12])
+def test_the_automatic_choice_fits_into_memory_if_anything_does(monkeypatch, memory):
+    monkeypatch.setattr(walk, "memory_bytes", lambda device: memory)
+    model = build("txl")
+    with model.with_context(same_length=True):
+        chosen = choose_walk(model, 100_000, EvalConfig(), 4, ALONE)
+        needed = 4 * model.cost(chosen.tgt_len)[1] * chosen.plan.lanes * chosen.tgt_len
+        least = 4 * model.cost(4)[1] * 4
+    assert needed < walk.FOR_RESULTS * memory or needed == least
+
+
+def test_an_approximation_keeps_to_the_segments_asked_for():
+    """Where its lanes begin, and so its number, depends on their length."""
+    with build("txl").with_context(same_length=True):
+        for length in (5, 64):
+            chosen = choose_walk(build("txl"), 100_000, EvalConfig(burn_in=BurnIn.none), length, ALONE)
+            assert (chosen.tgt_len, chosen.plan.burn_in) == (length, 0)
+
+
+def test_a_walk_of_its_own_length_needs_same_length():
+    with pytest.raises(UserError, match=r"eval\.walk_len=3 needs eval\.same_length=true"):
+        loss_of(build("txl"), random_stream(20), walk_len=3, same_length=False)
+
+
+@given(batch_size=st.integers(1, 5), tgt_len=st.integers(1, 7), n_tokens=st.integers(2, 60))
+def test_losses_are_kept_in_the_order_of_the_text(batch_size, tgt_len, n_tokens):
+    stream, settings = random_stream(n_tokens), {"mem_len": 4, "same_length": True, "save_losses": "x"}
+    model = build("txl")
+    found = score(model, stream, EvalConfig(batch_size=batch_size, walk_len=tgt_len, **settings), 4, Precision.fp64)
+    plain = score(model, stream, EvalConfig(batch_size=1, walk_len=4, **settings), 4, Precision.fp64)
+    assert_close(found.losses_N, plain.losses_N, 1e-6)  # float32
+    assert found.losses_N.mean() == pytest.approx(found.loss, rel=1e-6) and len(found.losses_N) == n_tokens - 1
+
+
+def test_saved_losses_are_raw_float32_beside_their_description(tmp_path):
+    losses = np.array([0.5, 2.25, 1e-3])
+    save_losses(losses, tmp_path / "kept/losses.f32", {"split": "test"})
+    assert_close(np.fromfile(tmp_path / "kept/losses.f32", "<f4"), losses.astype("f4"), 0)
+    about = json.loads((tmp_path / "kept/losses.f32.json").read_text())
+    assert (about["count"], about["dtype"], about["split"]) == (3, "<f4", "test")

@@ -69,5 +69,10 @@ class DataConfig:
             raise UserError(f"data.vocabulary={self.vocabulary} is no file")
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
+    @property
+    def is_one_text(self) -> bool:
+        """Whether this is a text to be scored as a whole, rather than a corpus of three splits."""
+        return self.name == "text" and Path(self.path or "").expanduser().is_file()
+
     def processes(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))

@@ -33,6 +33,10 @@ class Lanes:
         n = batch_size * length
         return cls(stream[:n].reshape(batch_size, length), stream[1 : n + 1].reshape(batch_size, length), tgt_len)
 
+    def part(self, lanes: slice) -> Lanes:
+        """Some of the lanes: those of one rank."""
+        return Lanes(self.tokens_BL[lanes], self.targets_BL[lanes], self.tgt_len)
+
     @property
     def batch_size(self) -> int:
         return self.tokens_BL.shape[0]

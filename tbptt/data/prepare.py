@@ -28,7 +28,7 @@ from tbptt.data.writing import write_splits
 from tbptt.errors import UserError, full_disk_reported
 
 log = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass

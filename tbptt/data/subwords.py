@@ -36,7 +36,7 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=config.bpe_size, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator((_lines(source) for source in train), trainer)
+    tokenizer.train_from_iterator((read_text(source).splitlines(keepends=True) for source in train), trainer)
     return tokenizer
 
 
@@ -48,9 +48,20 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 def encode(tokenizer: Any, sources: list[Source]) -> Iterator[np.ndarray]:
     """The ids of each chunk; the library spreads its lines over the cores."""
     for source in sources:
-        encoded = tokenizer.encode_batch_fast(_lines(source), add_special_tokens=False)
-        yield np.concatenate([np.array(line.ids, dtype=np.int64) for line in encoded])
+        yield encode_text(tokenizer, read_text(source))
 
 
-def _lines(source: Source) -> list[str]:
-    return read_text(source).splitlines(keepends=True)
+def encode_text(tokenizer: Any, text: str) -> np.ndarray:
+    """The ids of a text, each line on its own: (n,) int64."""
+    encoded = tokenizer.encode_batch_fast(text.splitlines(keepends=True), add_special_tokens=False)
+    return np.concatenate([np.zeros(0, np.int64), *(np.array(line.ids, dtype=np.int64) for line in encoded)])
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer that a prepared corpus was made with, or a run. UserError if it is not there."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(folder / FILE))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{folder / FILE} cannot be read ({error})") from error

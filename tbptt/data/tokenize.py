@@ -110,3 +110,8 @@ def count_symbols(parts: Iterable[Part]) -> Counter[str]:
         for symbol, count in zip(*part.symbols()):
             total[symbol] += count
     return total
+
+
+def count_words(sources: Iterable[Source]) -> int:
+    """How many tokens the chunks of a text have at level word: its words, and an end of line for each line."""
+    return sum(len(symbol_ids(read_text(source), Level.word, EOS, "", lower=False)[1]) for source in sources)

@@ -15,6 +15,7 @@ from tbptt.errors import UserError
 
 EOS, UNK = "<eos>", "<unk>"
 UNKNOWN = (UNK, "<UNK>")  # the second is that of lm1b's reference vocabulary
+LINE_ENDS = (EOS, "</s>", "<S>")  # of the original, of fairseq, and of lm1b, which has its own before every line too
 
 
 @dataclass
@@ -35,6 +36,12 @@ class Vocabulary:
     def unknown(self) -> int | None:
         """The id that stands for what is not in the vocabulary, if there is one."""
         return next((self.ids[symbol] for symbol in UNKNOWN if symbol in self.ids), None)
+
+    @property
+    def line_marks(self) -> tuple[str, str]:
+        """What stands before and after every line, at level word; the empty string for nothing."""
+        end = next((mark for mark in LINE_ENDS if mark in self.ids), "")
+        return ("<S>" if end == "<S>" else "", end)
 
     @property
     def dtype(self) -> np.dtype:
@@ -80,7 +87,15 @@ def counted_vocabulary(counts: Counter[str], config: DataConfig, first: str) -> 
 
 
 def given_vocabulary(path: Path, level: Level) -> Vocabulary:
-    """The symbols of a file, one a line; what follows a word after a blank (a count, say) is left out."""
+    """The symbols of a file, one a line; what follows a word after a blank (a count, say) is left out.
+
+    A file whose name ends in .json is the vocabulary.json of a run or of a prepared corpus.
+    """
+    if path.suffix == ".json":
+        vocabulary = written_vocabulary(path)
+        if vocabulary.level is not level:
+            raise UserError(f"{path} is a vocabulary of level {vocabulary.level.name}, not {level.name}")
+        return vocabulary
     lines = path.read_text(encoding="utf-8").split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     symbols = [line.split()[0] if level is Level.word and line.split() else line for line in lines]
@@ -88,3 +103,11 @@ def given_vocabulary(path: Path, level: Level) -> Vocabulary:
     if twice or not symbols:
         raise UserError(f"data.vocabulary={path} must list each entry once, one a line; twice: {twice[:3]}")
     return Vocabulary(level, symbols)
+
+
+def written_vocabulary(path: Path) -> Vocabulary:
+    """The vocabulary.json of a run or of a prepared corpus. UserError if it is none."""
+    try:
+        return Vocabulary.from_file(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no vocabulary.json of a run: it cannot be read ({error})") from error

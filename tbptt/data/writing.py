@@ -14,8 +14,8 @@ from tbptt.data import fairseq, subwords
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import SPLITS, Corpus
 from tbptt.data.sources import Sources, chunks
-from tbptt.data.tokenize import Part, count_symbols, tokenize
-from tbptt.data.vocabulary import UNK, Vocabulary, byte_vocabulary, counted_vocabulary, given_vocabulary
+from tbptt.data.tokenize import Part, count_symbols, count_words, tokenize
+from tbptt.data.vocabulary import EOS, UNK, Vocabulary, byte_vocabulary, counted_vocabulary, given_vocabulary
 from tbptt.errors import UserError
 
 Counts = dict[str, dict[str, Any]]
@@ -39,7 +39,10 @@ def write_splits(corpus: Corpus, config: DataConfig, found: Sources, folder: Pat
         arrays = {split: subwords.encode(tokenizer, cut[split]) for split in SPLITS}
     else:
         return _write_symbols(corpus, config, found, cut, folder)
-    return vocabulary, {split: _write(folder, split, arrays[split], vocabulary, found) for split in SPLITS}
+    counts = {split: _write(folder, split, arrays[split], vocabulary, found) for split in SPLITS}
+    if config.level is Level.bpe:
+        counts = {split: counts[split] | {"words": count_words(cut[split])} for split in SPLITS}
+    return vocabulary, counts
 
 
 def _write_symbols(
@@ -47,17 +50,17 @@ def _write_symbols(
 ) -> tuple[Vocabulary, Counts]:
     """Words or characters: cut into parts by several processes, then renumbered."""
     settings = {"level": config.level, "lower": config.lower}
+    given = given_vocabulary(Path(config.vocabulary).expanduser(), config.level) if config.vocabulary else None
     if config.level is Level.word:
         settings |= {"line_end": corpus.line_end, "line_start": corpus.line_start}
+        if given and corpus.line_end == EOS not in given.ids:  # of a system that marks the end of a line otherwise
+            settings |= dict(zip(("line_start", "line_end"), given.line_marks))
     parts: dict[str, list[Part]] = {}
     for split in SPLITS:
         (folder / "parts" / split).mkdir(parents=True, exist_ok=True)
         parts[split] = list(tokenize(cut[split], folder / "parts" / split, config.processes(), split, **settings))
     first = corpus.line_end if config.level is Level.word else ""
-    if config.vocabulary is not None:
-        vocabulary = given_vocabulary(Path(config.vocabulary).expanduser(), config.level)
-    else:
-        vocabulary = counted_vocabulary(count_symbols(parts["train"]), config, first)
+    vocabulary = given or counted_vocabulary(count_symbols(parts["train"]), config, first)
     if not len(vocabulary):
         raise UserError(
             f"{found['train'][0].path if found['train'] else 'train'} is empty: there is no vocabulary to make of it"

@@ -37,12 +37,15 @@ def plan_lanes(n_segments: int, batch_size: int, burn_in: int) -> LanePlan:
     return LanePlan(lanes, stride, burn_in) if lanes > 1 else LanePlan(1, n_segments, 0)
 
 
-def scored_segments(stream: np.ndarray, tgt_len: int, plan: LanePlan) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For every step: tokens and targets (B, T) int64, and the (B, T) mask of the targets that count.
+def scored_segments(
+    stream: np.ndarray, tgt_len: int, plan: LanePlan, mine: slice
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """For every step: tokens and targets (B, T) int64 of the lanes `mine`, the (B, T) mask of targets that count, and
+    where in the text those are (their number), int64.
 
     Positions after the end of the stream hold token 0 and do not count; being last, they influence nothing that does.
     """
-    starts_B = np.arange(plan.lanes) * plan.stride
+    starts_B = np.arange(plan.lanes)[mine] * plan.stride
     last = len(stream) - 1
     for step in range(plan.run):
         position_BT = (starts_B + step)[:, None] * tgt_len + np.arange(min(tgt_len, last))
@@ -52,4 +55,6 @@ def scored_segments(stream: np.ndarray, tgt_len: int, plan: LanePlan) -> Iterato
         targets_BT = np.where(inside_BT, stream[safe_BT + 1], 0).astype(np.int64)
         burnt_in_B = (step >= plan.burn_in) | (starts_B == 0)
         counts_BT = inside_BT & burnt_in_B[:, None]
-        yield torch.from_numpy(tokens_BT), torch.from_numpy(targets_BT), torch.from_numpy(counts_BT)
+        arrays = tokens_BT, targets_BT, counts_BT, position_BT[counts_BT]
+        tokens, targets, counts, places = map(torch.from_numpy, arrays)
+        yield tokens, targets, counts, places

@@ -1,6 +1,6 @@
 """Scoring a split: the mean loss over all of its targets, each counted once.
 
-Shapes: B lanes, T tokens of a segment.
+Shapes: B lanes of this rank, T tokens of a segment.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,13 @@ import torch
 
 from tbptt.data.config import Level
 from tbptt.device import Precision, autocast
-from tbptt.evaluation.config import BurnIn, EvalConfig
-from tbptt.evaluation.lanes import plan_lanes, scored_segments
-from tbptt.models.protocol import RecurrentModel
+from tbptt.errors import UserError
+from tbptt.evaluation.config import EvalConfig
+from tbptt.evaluation.lanes import scored_segments
+from tbptt.evaluation.units import loss_units
+from tbptt.evaluation.walk import choose_walk
+from tbptt.launch.world import ALONE, World
+from tbptt.models.protocol import InitialMemory, RecurrentModel
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ class Score:
     loss: float  # nats per token
     seconds: float
     settings: dict[str, Any]  # tgt_len, mem_len, clamp_len, same_length, batch_size, burn_in
+    walk_len: int  # tokens that were run at once; other than tgt_len only where that changes nothing
+    losses_N: np.ndarray = field(default_factory=lambda: np.zeros(0))  # of every target, in order, if asked for
 
     def as_dict(self, level: Level) -> dict[str, Any]:
         return {
@@ -42,13 +48,8 @@ class Score:
             "tokens_per_second": round(self.tokens / self.seconds, 1),
             "seconds": round(self.seconds, 3),
             "eval": self.settings,
+            "walk_len": self.walk_len,
         }
-
-
-def loss_units(loss: float, level: Level) -> dict[str, float]:
-    """The loss in nats, the perplexity, and for characters or bytes the bits of each."""
-    ppl = math.exp(loss) if loss < 700 else math.inf
-    return {"loss": loss, "ppl": ppl} | ({} if level is Level.word else {"bpc": loss / math.log(2)})
 
 
 @torch.no_grad()
@@ -59,39 +60,55 @@ def score(
     tgt_len: int,
     precision: Precision = Precision.fp32,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    world: World = ALONE,
 ) -> Score:
-    """Score the n-1 targets of a stream of n tokens, with a state of its own that starts empty.
+    """Score the n-1 targets of a stream of n tokens, with a state of its own.
 
     `tgt_len` is the model's segment length, used unless `config` has one. The model's mode and context settings are
-    restored afterwards. `progress` is told the steps done and to do.
+    restored afterwards. `progress` is told the steps done and to do. The ranks of `world` share the lanes; all return
+    the same score.
     """
     device = next(model.parameters()).device
     stream = stream[: config.max_tokens + 1] if config.max_tokens else stream
     T = config.tgt_len or tgt_len
-    n_segments = -(-(len(stream) - 1) // T)
     started = time.perf_counter()
-    with _evaluating(model), model.with_context(**config.context()):
-        exact = config.burn_in is BurnIn.exact
-        reach = model.reach(T) if exact else 0
-        if reach is None and config.batch_size > 1:
-            log.info("This model's state reaches back without limit: exact evaluation reads the split in one lane")
-        plan = plan_lanes(n_segments, 1 if reach is None else config.batch_size, (reach or 0) // T)
-        state = model.initial_state(plan.lanes)
-        total, count = torch.zeros((), dtype=torch.float64, device=device), 0
-        for step, (tokens_BT, targets_BT, counts_BT) in enumerate(scored_segments(stream, T, plan), start=1):
+    with evaluating(model), model.with_context(**config.context()):
+        if config.walk_len and not model.context().get("same_length"):
+            raise UserError(
+                f"eval.walk_len={config.walk_len} needs eval.same_length=true: without it the number depends on the "
+                "length of segments, which is eval.tgt_len"
+            )
+        walk = choose_walk(model, len(stream) - 1, config, T, world)
+        plan = walk.plan
+        mine = world.lanes(plan.lanes)
+        state = model.initial_state(mine.stop - mine.start)
+        total, count = torch.zeros(2, dtype=torch.float64, device=device)  # two views of what the ranks add up
+        losses_N = torch.zeros(len(stream) - 1 if config.save_losses else 0, device=device)
+        segments = scored_segments(stream, walk.tgt_len, plan, mine) if mine.start < mine.stop else ()
+        for step, (tokens_BT, targets_BT, counts_BT, places) in enumerate(segments, start=1):
             with autocast(device, precision):
                 nll_BT, state = model(tokens_BT.to(device), targets_BT.to(device), state)
             total += torch.where(counts_BT.to(device), nll_BT, 0).sum(dtype=torch.float64)
-            count += int(counts_BT.sum())
+            count += counts_BT.sum()
+            if config.save_losses:
+                losses_N[places.to(device)] = nll_BT[counts_BT.to(device)].float()
             progress(step, plan.run)
-        context = {"mem_len": None, "clamp_len": None, "same_length": None} | model.context()
-    loss = total.item() / count
+        total, count = world.sum(torch.stack((total, count))).tolist()
+        context = {"mem_len": None, "clamp_len": None, "same_length": None} | told_context(model)
+        losses_N = world.sum(losses_N).cpu()  # each is known to one rank, and 0 to the others
     settings = {"tgt_len": T, **context, "batch_size": plan.lanes, "burn_in": config.burn_in.name}
-    return Score(count, loss, time.perf_counter() - started, settings)
+    seconds = time.perf_counter() - started
+    return Score(int(count), total / count, seconds, settings, walk.tgt_len, losses_N.numpy())
+
+
+def told_context(model: RecurrentModel) -> dict[str, Any]:
+    """The context settings of a model as results name them: the memory it starts with only if it is not empty."""
+    usual = {"initial_memory": InitialMemory.empty.name}
+    return {key: value for key, value in model.context().items() if (key, value) not in usual.items()}
 
 
 @contextmanager
-def _evaluating(model: RecurrentModel) -> Iterator[None]:
+def evaluating(model: RecurrentModel) -> Iterator[None]:
     """Dropout off for a while."""
     was_training = model.training
     model.eval()

@@ -1,0 +1,116 @@
+"""Exact evaluation in parallel: any lanes, and under same_length any segments, give one number; how fast each way is.
+
+python -m experiments.evaluation WIKITEXT_2 [--threads 2] [--only table|speed]
+
+WIKITEXT_2 is a folder with wiki.valid.tokens and wiki.test.tokens. A small model is trained on the validation file, and
+the test file's 245,568 targets are then scored in every way of the table, and at last by the automatic choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tbptt.config import from_dict
+from tbptt.data.config import DataConfig
+from tbptt.data.prepare import open_corpus
+from tbptt.device import Precision, parameter_dtype
+from tbptt.evaluation.config import EvalConfig
+from tbptt.evaluation.score import Score, score
+from tbptt.models import CONFIGS as MODELS
+from tbptt.training.checkpoints import find_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+MEM_LEN, CLAMP_LEN = 128, 64
+LANES, LENGTHS = (1, 2, 8, 32), (64, 256)
+TRAINING = [
+    "data=text", "data.level=word", "data.batch_size=16", "model.n_layer=2", "model.d_model=64", "model.n_head=4",
+    "model.d_head=16", "model.d_inner=128", "model.tgt_len=64", "model.mem_len=64", "model.cutoffs=[1000,4000]",
+    "trainer.max_steps=400", "trainer.eval_every=200", "trainer.eval_tokens=20000", "eval.max_tokens=20000",
+]  # fmt: skip
+
+
+class Trained:
+    """The model that the table is about, in each precision, and the text it scores."""
+
+    def __init__(self, wikitext: Path, folder: Path):
+        (folder / "text").mkdir()
+        for split, name in (("train", "valid"), ("valid", "valid"), ("test", "test")):
+            (folder / f"text/{split}.txt").symlink_to(wikitext.resolve() / f"wiki.{name}.tokens")
+        words = [*TRAINING, f"data.path={folder}/text", f"data.cache={folder}/cache", f"hydra.run.dir={folder}/run"]
+        subprocess.run([sys.executable, str(ROOT / "run.py"), *words], check=True, stdout=subprocess.DEVNULL)
+        self.checkpoint = find_checkpoint(str(folder / "run"))
+        config = self.checkpoint.info["config"]
+        corpus = open_corpus(from_dict(DataConfig, config["data"]))
+        self.config, self.stream = from_dict(MODELS["transformer_xl"], config["model"]), corpus.splits["test"]
+        self.vocab_size = len(corpus.vocabulary)
+
+    def score(self, precision: Precision, tgt_len: int, same_length: bool, lanes: int | None, walk_len: int | None):
+        model = self.config.build(self.vocab_size)
+        self.checkpoint.load_weights(model)
+        model.to(dtype=parameter_dtype(precision))
+        context = {"mem_len": MEM_LEN, "clamp_len": CLAMP_LEN, "same_length": same_length}
+        config = EvalConfig(tgt_len=tgt_len, batch_size=lanes, walk_len=walk_len, **context)
+        return score(model, self.stream, config, tgt_len, precision)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("wikitext", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=("table", "speed"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        trained = Trained(arguments.wikitext, Path(folder))
+        for same_length in (False, True) if arguments.only != "speed" else ():
+            table(trained, same_length)
+        if arguments.only != "table":
+            speed(trained)
+
+
+def table(trained: Trained, same_length: bool) -> None:
+    """Differences from one lane (under same_length: from one lane in segments of 64), relative."""
+    what = "any segments are one number" if same_length else "each segment length is a number of its own"
+    print(f"\nsame_length={str(same_length).lower()}: {what}\n")
+    print("| segment | lanes | loss, float64 | off by | loss, float32 | off by | seconds, float32 |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    reference: Score | None = None
+    for length, lanes in itertools.product(LENGTHS, LANES):
+        walk_len = length if same_length else None
+        exact = trained.score(Precision.fp64, 64 if same_length else length, same_length, lanes, walk_len)
+        single = trained.score(Precision.fp32, 64 if same_length else length, same_length, lanes, walk_len)
+        if reference is None or (lanes == 1 and not same_length):
+            reference = exact
+        off = [abs(found.loss / reference.loss - 1) for found in (exact, single)]
+        print(
+            f"| {length} | {lanes} | {exact.loss:.12f} | {off[0]:.1e} | {single.loss:.7f} | {off[1]:.1e} "
+            f"| {single.seconds:.1f} |",
+            flush=True,
+        )
+
+
+def speed(trained: Trained) -> None:
+    """The one-lane protocol in segments of 64 against the automatic choice, in turns."""
+    print("\nIn turns, float32, same_length, segments of 64 asked for:\n")
+    print("| walk | lanes | segment | seconds | tokens/s | loss |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    best: dict[str, float] = {}
+    for _ in range(3):
+        for name, lanes, walk_len in (("one lane", 1, 64), ("automatic", None, None)):
+            found = trained.score(Precision.fp32, 64, True, lanes, walk_len)
+            best[name] = min(best.get(name, found.seconds), found.seconds)
+            how = f"{found.settings['batch_size']} | {found.walk_len}"
+            rate = found.tokens / found.seconds
+            print(f"| {name} | {how} | {found.seconds:.2f} | {rate:,.0f} | {found.loss:.7f} |", flush=True)
+    print(f"\nfastest of each: {best['one lane'] / best['automatic']:.1f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

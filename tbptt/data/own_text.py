@@ -1,0 +1,42 @@
+"""A user's own text in the language of a run: one file, read as the one split of a corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tbptt.data.config import Level
+from tbptt.data.language import Language
+from tbptt.data.prepare import PreparedCorpus
+from tbptt.data.sources import Source
+from tbptt.data.tokenize import count_words, read_text
+from tbptt.errors import UserError
+
+
+def open_own_text(path: Path, split: str, language: Language) -> PreparedCorpus:
+    """A text file as the split of that name."""
+    vocabulary, ids = language.vocabulary, read_own_text(path, language)
+    counts: dict[str, Any] = {"tokens": len(ids), "source_bytes": Source(path).size()}
+    if vocabulary.level is Level.bpe:
+        counts["words"] = count_words([Source(path)])
+    meta = {
+        "settings": {"name": "text", "level": vocabulary.level.name},
+        "vocabulary_sha256": vocabulary.sha256,
+        "splits": {split: counts},
+        "sources": {"train": {"sha256": None}},
+    }
+    return PreparedCorpus(path, {split: ids}, vocabulary, meta)
+
+
+def read_own_text(path: Path, language: Language) -> np.ndarray:
+    """The ids of a text file, of the vocabulary's type. UserError for fewer than two."""
+    source, vocabulary = Source(path), language.vocabulary
+    if vocabulary.level is Level.byte:  # any file is bytes, even one that is no text
+        ids = np.frombuffer(source.read(), dtype=np.uint8)
+    else:
+        ids = language.read(read_text(source), path)
+    if len(ids) < 2:
+        raise UserError(f"{path} has {len(ids)} tokens: it needs at least 2, one to read and one to predict")
+    return ids.astype(vocabulary.dtype)

@@ -1,0 +1,58 @@
+"""What the group `eval/dynamic` configures: whether and how the weights follow the text that is being scored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tbptt.errors import UserError
+
+
+@dataclass
+class DynamicConfig:
+    """The weights stay as they were trained."""
+
+    name: str = "none"
+
+    @property
+    def follows(self) -> bool:
+        """Whether there is a dynamic evaluation at all."""
+        return self.name != DynamicConfig.name
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot work."""
+
+
+@dataclass
+class SGDDynamicConfig(DynamicConfig):
+    name: str = "sgd"
+    lr: float = 0.05  # of the step down each segment's gradient, that of its mean loss
+    decay: float = 0.003  # the share of the way back to the trained weights after each segment
+
+    def check(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"eval.dynamic.lr={self.lr} must be a positive number")
+        if not 0 <= self.decay <= 1:
+            raise UserError(f"eval.dynamic.decay={self.decay} must be between 0 and 1")
+
+
+@dataclass
+class RMSDynamicConfig(SGDDynamicConfig):
+    """Each weight's step is divided by the root mean square of its gradients on training text, its decay multiplied."""
+
+    name: str = "rms"
+    lr: float = 5e-4
+    eps: float = 1e-3  # added to the root mean squares
+    statistics_tokens: int = 50_000  # of the training text, from its start
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.eps < math.inf:
+            raise UserError(f"eval.dynamic.eps={self.eps} must be a positive number")
+        if self.statistics_tokens < 1:
+            raise UserError(f"eval.dynamic.statistics_tokens={self.statistics_tokens} must be 1 or more")
+
+
+CONFIGS: dict[str, type[DynamicConfig]] = {
+    config.name: config for config in (DynamicConfig, SGDDynamicConfig, RMSDynamicConfig)
+}

@@ -1,0 +1,78 @@
+"""The fastest way through a split: how many lanes, and under `same_length` how long segments. Never the number.
+
+Every lane but the first also reads as far back as a state can reach, so more lanes are more work, but work that is done
+at once; longer segments are fewer steps, but every query is compared with more keys. An estimate decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from tbptt.evaluation.config import BurnIn, EvalConfig
+from tbptt.evaluation.lanes import LanePlan, plan_lanes
+from tbptt.launch.world import World
+from tbptt.models.protocol import RecurrentModel
+
+log = logging.getLogger(__name__)
+LANES = [2**i for i in range(11)]
+LENGTHS = [2**i for i in range(5, 12)]
+APPROXIMATE_LANES = 16  # with burn_in=none, where the number depends on them
+OVERHEAD = {"cpu": 100, "cuda": 8_000}  # tokens that could be computed in the time that a step takes besides
+FOR_RESULTS = 0.2  # of the memory
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Segments of `tgt_len` tokens, in lanes as `plan` says."""
+
+    tgt_len: int
+    plan: LanePlan
+
+
+def choose_walk(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int, world: World) -> Walk:
+    """The walk of least estimated time among those that fit into memory, the same on all ranks.
+
+    `tgt_len` is the length asked for: another is taken only where it changes nothing. The settings of `config` win.
+    """
+    device, memory = next(model.parameters()).device, min(world.gather(memory_bytes(world.device)))
+    if config.burn_in is BurnIn.exact and model.reach(tgt_len) is None and (config.batch_size or 1) > 1:
+        log.info("This model's state reaches back without limit: exact evaluation reads the split in one lane")
+    fitting, smallest = [], None
+    for walk in _walks(model, n_targets, config, tgt_len):
+        lanes = -(-walk.plan.lanes // world.size)
+        multiplications, numbers = model.cost(walk.tgt_len)
+        step = (lanes * walk.tgt_len + OVERHEAD[device.type]) * multiplications
+        needed = 4 * numbers * lanes * walk.tgt_len
+        if needed < FOR_RESULTS * memory:
+            fitting.append((walk.plan.run * step, walk.plan.lanes, walk.tgt_len, walk))
+        if smallest is None or needed < smallest[0]:
+            smallest = needed, walk
+    assert smallest is not None
+    return min(fitting, key=lambda found: found[:3])[3] if fitting else smallest[1]
+
+
+def _walks(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int) -> Iterator[Walk]:
+    lengths = [config.walk_len or tgt_len]
+    if model.context().get("same_length") and not config.walk_len and config.burn_in is BurnIn.exact:
+        lengths += LENGTHS
+    for length, lanes in product(lengths, [config.batch_size] if config.batch_size else LANES):
+        n_segments, reach = -(-n_targets // length), model.reach(length)
+        if config.burn_in is BurnIn.none:
+            yield Walk(length, plan_lanes(n_segments, config.batch_size or APPROXIMATE_LANES, 0))
+        elif reach is None:
+            yield Walk(length, plan_lanes(n_segments, 1, 0))
+        else:
+            yield Walk(length, plan_lanes(n_segments, lanes, reach // length))
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The memory of a device: all of it, since what is free changes, and with another walk the rounding does too."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

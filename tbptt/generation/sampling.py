@@ -1,0 +1,30 @@
+"""From a table of log-probabilities to one token.
+
+Shapes: B lanes, V words of the vocabulary, K candidates, the likeliest first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tbptt.generation.config import SampleConfig
+
+
+def candidates(log_probs_BV: Tensor, config: SampleConfig) -> tuple[Tensor, Tensor]:
+    """The tokens (B, K) int64 that may be drawn, likeliest first, and their probabilities (B, K), 0 if cut off."""
+    greedy = config.temperature == 0
+    k = 1 if greedy else min(config.top_k or log_probs_BV.shape[1], log_probs_BV.shape[1])
+    log_probs_BK, tokens_BK = log_probs_BV.double().topk(k)
+    probs_BK = (log_probs_BK / (1 if greedy else config.temperature)).softmax(-1)
+    before_BK = probs_BK.cumsum(-1) - probs_BK
+    probs_BK = probs_BK.where(before_BK < config.top_p, 0)
+    return tokens_BK, probs_BK / probs_BK.sum(-1, keepdim=True)
+
+
+def draw(tokens_BK: Tensor, probs_BK: Tensor, uniform_B: Tensor) -> Tensor:
+    """One token of each row (B,), by its cumulative distribution at `uniform_B`, numbers of [0, 1)."""
+    cumulative_BK = probs_BK.cumsum(-1)
+    # Of (0, 1], so that the first entry to reach it has a probability of its own.
+    level_B1 = (1 - uniform_B.to(probs_BK))[:, None] * cumulative_BK[:, -1:]
+    return tokens_BK.gather(1, torch.searchsorted(cumulative_BK, level_B1)).squeeze(1)
