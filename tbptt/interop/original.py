@@ -7,17 +7,27 @@ here, and with div_val = 1 one embedding table and one bias for all clusters whe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from tbptt.errors import UserError
 from tbptt.models.transformer_xl import Layer, TransformerXL, TransformerXLConfig
 
 # The arguments of the original's constructor that are settings of the model here, and those that must have one value.
-OPTIONS = TransformerXLConfig.__dataclass_fields__.keys() - {"name"}
-FIXED = {"ext_len": (0, None), "attn_type": (0,), "sample_softmax": (-1, 0), "adapt_inp": (True, False)}
+OPTIONS = {field.name for field in fields(TransformerXLConfig)} - {"name", "initial_memory", "attention"}
+FIXED = {
+    "ext_len": (0, None),
+    "attn_type": (0,),
+    "sample_softmax": (-1, 0),
+    "adapt_inp": (True, False),
+    "dtype": (None,),
+}
+BUFFERS = {"pos_emb.inv_freq"}  # what its state dicts hold besides parameters
 
 
 def build(weights: Mapping[str, Any], config: Mapping[str, Any]) -> TransformerXL:
@@ -26,43 +36,92 @@ def build(weights: Mapping[str, Any], config: Mapping[str, Any]) -> TransformerX
     `weights` maps the original's parameter names to arrays, `config` its constructor arguments to values. UserError if
     a parameter is missing, left over, or of another shape.
     """
-    for key, value in config.items():
-        if key not in OPTIONS | FIXED.keys() | {"n_token"}:
-            raise UserError(f"the original's constructor has no argument '{key}'")
-        if value not in FIXED.get(key, (value,)):
-            raise UserError(f"{key}={value} of the original is not supported: it must be {FIXED[key][0]}")
-    options = {key: value for key, value in config.items() if key in OPTIONS}
-    options = {"mem_len": 0, "tie_projs": None} | options
-    n_clusters = len(options.get("cutoffs", [])) + 1
-    if options["tie_projs"] is not None:
-        options["tie_projs"] = [bool(tied) for tied in options["tie_projs"]][:n_clusters]
-    model = TransformerXLConfig(**options).build(config["n_token"])
+    model = model_config(config).build(config["n_token"])
     load(model, {name: torch.as_tensor(value) for name, value in weights.items()})
     return model
 
 
+def model_config(arguments: Mapping[str, Any]) -> TransformerXLConfig:
+    """The configuration that the original's constructor arguments stand for. UserError for what has no place here."""
+    for key, value in arguments.items():
+        if key not in OPTIONS | FIXED.keys() | {"n_token"}:
+            raise UserError(f"the original's constructor has no argument '{key}'")
+        if value not in FIXED.get(key, (value,)):
+            raise UserError(f"{key}={value} of the original is not supported: it must be {FIXED[key][0]}")
+    options = {key: value for key, value in arguments.items() if key in OPTIONS}
+    options = {"mem_len": 0, "tie_projs": None} | options
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TransformerXLConfig), options))
+    except (OmegaConfBaseException, TypeError) as error:
+        key, reason = getattr(error, "full_key", None) or "one", str(error).split("\n")[0]
+        raise UserError(f"of the model's arguments, {key} is of another kind than it must be ({reason})") from error
+    assert isinstance(config, TransformerXLConfig)
+    if config.tie_projs is not None:
+        config.tie_projs = config.tie_projs[: len(config.cutoffs) + 1]
+    return config
+
+
+def arguments(config: TransformerXLConfig, n_token: int) -> dict[str, Any]:
+    """The inverse of `model_config`."""
+    tie_projs = [i > 0 for i in range(len(config.cutoffs) + 1)] if config.tie_projs is None else list(config.tie_projs)
+    own = {key: getattr(config, key) for key in OPTIONS} | {"cutoffs": list(config.cutoffs), "tie_projs": tie_projs}
+    return own | {"n_token": n_token, "d_embed": config.d_embed or config.d_model}
+
+
 @torch.no_grad()
 def load(model: TransformerXL, weights: Mapping[str, Tensor]) -> None:
-    """Copy the original's weights into `model`."""
-    unused = set(weights) - {"pos_emb.inv_freq"}
+    """Copy the original's weights into `model`. Of tied weights one may be left out, as some files do."""
+    for name, value in arranged(model, weights).items():
+        model.get_parameter(name).copy_(value)
+
+
+def arranged(model: TransformerXL, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values under the original's names (its weights, or what an optimizer keeps for each) under ours.
+
+    UserError naming what is missing, left over, of another shape, or different where the configuration ties.
+    """
+    ours, unused, taken = {}, set(values) - BUFFERS, dict.fromkeys(values, 0)
     for parameter_name, places in correspondence(model).items():
-        parts = []
-        for name, rows in places:
-            if name not in weights:
-                raise UserError(f"the weights lack '{name}', which the configuration calls for")
-            parts.append(weights[name] if rows is None else weights[name][rows])
-            unused.discard(name)
+        there = [(name, rows) for name, rows in places if name in values]
+        if not there:
+            raise UserError(f"the weights lack '{places[0][0]}', which the configuration calls for")
+        parts = [values[name] if rows is None else values[name][rows] for name, rows in there]
+        unused -= {name for name, _ in there}
+        for (name, _), part in zip(there, parts):
+            taken[name] += len(part)
         parameter, value = model.get_parameter(parameter_name), parts[0]
         if not all(torch.equal(part, value) for part in parts):
-            raise UserError(f"{' and '.join(name for name, _ in places)} differ, which the configuration ties")
+            raise UserError(f"{' and '.join(name for name, _ in there)} differ, which the configuration ties")
         if value.shape != parameter.shape:
             raise UserError(
-                f"'{places[0][0]}' gives {tuple(value.shape)} for {parameter_name}, which the configuration makes "
+                f"'{there[0][0]}' gives {tuple(value.shape)} for {parameter_name}, which the configuration makes "
                 f"{tuple(parameter.shape)}"
             )
-        parameter.copy_(value)
+        ours[parameter_name] = value
+    for name in values.keys() - unused - BUFFERS:
+        if len(values[name]) != taken[name]:
+            raise UserError(
+                f"'{name}' has {len(values[name])} rows, of which the configuration calls for {taken[name]}"
+            )
     if unused:
         raise UserError(f"the weights hold {sorted(unused)}, which the configuration has no place for")
+    return ours
+
+
+def state_dict(model: TransformerXL) -> dict[str, Tensor]:
+    """The inverse of `load`: the model's weights under all the original's names, tied ones under each; its buffer."""
+    parts: dict[str, list[tuple[int, Tensor]]] = {}
+    for parameter_name, places in correspondence(model).items():
+        value = model.get_parameter(parameter_name).detach()
+        for name, rows in places:
+            parts.setdefault(name, []).append((rows.start if rows is not None else 0, value))
+    in_order = {name: [value for _, value in sorted(given, key=lambda part: part[0])] for name, given in parts.items()}
+    return {name: torch.cat(given) for name, given in in_order.items()} | {"pos_emb.inv_freq": model.inverse_frequency}
+
+
+def tied_names(model: TransformerXL) -> set[str]:
+    """The original's names of weights that it has under an earlier name already."""
+    return {name for places in correspondence(model).values() for name, _ in places[1:]}
 
 
 def correspondence(model: TransformerXL) -> dict[str, list[tuple[str, slice | None]]]:

@@ -1,0 +1,110 @@
+"""Hugging Face's TransfoXLLMHeadModel: the original's parameters under a prefix, the clusters' columns in reverse.
+
+Tail cluster i is head column cutoffs[0]+i-1 there and column -i in the original, so the rows of cluster_weight and
+cluster_bias change places. Of tied weights, safetensors files hold one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tbptt.data.vocabulary import Vocabulary
+from tbptt.errors import UserError
+from tbptt.interop import original
+from tbptt.interop.foreign import Foreign, listed_cutoffs, read_json, read_vocabulary, tensors
+from tbptt.interop.pickles import load_torch
+from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
+
+PREFIX = "transformer."
+CLUSTERS = ("crit.cluster_weight", "crit.cluster_bias")
+VOCABULARIES = ("vocab.txt", "vocab.pkl", "vocab.bin")
+SAME = ("n_layer", "d_model", "n_head", "d_head", "d_inner", "d_embed", "div_val", "cutoffs", "dropout", "dropatt",
+        "pre_lnorm", "untie_r", "mem_len", "clamp_len", "same_length")  # fmt: skip
+# Of a config.json that leaves them out, as configuration_transfo_xl.py has them.
+DEFAULTS: dict[str, Any] = {
+    "n_layer": 18, "d_model": 1024, "n_head": 16, "d_head": 64, "d_inner": 4096, "d_embed": 1024, "div_val": 4,
+    "cutoffs": [20000, 40000, 200000], "dropout": 0.1, "dropatt": 0.0, "pre_lnorm": False, "untie_r": True,
+    "mem_len": 1600, "clamp_len": 1000, "same_length": True, "vocab_size": 267735,
+}  # fmt: skip
+FIXED = {"attn_type": 0, "layer_norm_epsilon": 1e-5}
+
+
+def into_original(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PREFIX): value.flip(0) if name in CLUSTERS else value for name, value in values.items()}
+
+
+def read(path: Path) -> Foreign:
+    """A directory that save_pretrained wrote. UserError if a file of it is missing, damaged or of another model."""
+    if not path.is_dir() or not (path / "config.json").is_file():
+        raise UserError(f"import.path={path} must be a directory with config.json and model.safetensors")
+    config = read_json(path / "config.json", "import.path")
+    if config.get("model_type", "transfo-xl") != "transfo-xl":
+        raise UserError(f"{path}/config.json is of a {config['model_type']} model: it must be a transfo-xl")
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{path}/config.json has {key}={config[key]}, which must be {value}")
+    found = next((path / name for name in VOCABULARIES if (path / name).is_file()), None)
+    words = read_vocabulary(found) if found else None
+    notes = ["HF starts from a memory of zeros that are attended to: eval.initial_memory=zeros gives its own numbers"]
+    if "tgt_len" not in config:
+        notes.append("config.json names no segment length: model.tgt_len is 128, eval.tgt_len another")
+    return Foreign(_arguments(config), _weights(path), into_original, words, notes=notes)
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    config = DEFAULTS | config
+    n_tails = len(listed_cutoffs(config))
+    tied = [False, *[bool(config.get("proj_share_all_but_first", True))] * n_tails]
+    arguments = {key: config[key] for key in SAME} | {"n_token": config["vocab_size"]}
+    arguments |= {"tie_projs": config.get("tie_projs", tied), "tie_weight": config.get("tie_word_embeddings", True)}
+    return arguments | ({"tgt_len": config["tgt_len"]} if "tgt_len" in config else {})
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    if (path / "model.safetensors").is_file():
+        return read_safetensors(path / "model.safetensors")
+    if (path / "pytorch_model.bin").is_file():
+        return tensors(load_torch(path / "pytorch_model.bin"), path / "pytorch_model.bin", "in it")
+    raise UserError(f"import.path={path} has neither model.safetensors nor pytorch_model.bin")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it is damaged or no safetensors file") from error
+
+
+def write(model: TransformerXL, config: TransformerXLConfig, vocabulary: Vocabulary | None, folder: Path) -> None:
+    """The directory that `from_pretrained` of transformers 4 reads, without the tied keys.
+
+    UserError for a model that this architecture of theirs is not.
+    """
+    n_tails = len(config.cutoffs)
+    tie_projs = [i > 0 for i in range(n_tails + 1)] if config.tie_projs is None else list(config.tie_projs)
+    if len(model.embedding.projections) and (tie_projs[0] or len(set(tie_projs[1:])) > 1):
+        raise UserError(f"export.format=hf has no place for model.tie_projs={tie_projs}: all but the first, or none")
+    tied = original.tied_names(model)
+    weights = {
+        name if name.startswith("crit.") else PREFIX + name: value.flip(0) if name in CLUSTERS else value
+        for name, value in original.state_dict(model).items()
+        if name not in tied
+    }
+    settings = {key: getattr(config, key) for key in SAME}
+    settings |= {"d_embed": config.d_embed or config.d_model, "cutoffs": list(config.cutoffs)}
+    settings |= {"vocab_size": model.embedding.bounds[-1][1], "tie_projs": tie_projs, "tgt_len": config.tgt_len}
+    settings |= {"proj_share_all_but_first": any(tie_projs), "tie_word_embeddings": config.tie_weight}
+    settings |= FIXED | {"adaptive": True, "sample_softmax": -1, "eos_token_id": 0}
+    settings |= {"architectures": ["TransfoXLLMHeadModel"], "model_type": "transfo-xl", "dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors",
+              {"format": "pt"})  # fmt: skip
+    if vocabulary is not None:
+        (folder / "vocab.txt").write_text("".join(f"{symbol}\n" for symbol in vocabulary.symbols), encoding="utf-8")
