@@ -1,10 +1,13 @@
-"""Training speed of a Transformer-XL on random tokens of Zipf's law: tokens a second, as one JSON line.
+"""How fast training and evaluation are, on random tokens of Zipf's law: a table, and the same as JSON lines.
 
-    python -m experiments.throughput
-    python -m experiments.throughput model=txl_16l data.batch_size=60 --vocabulary 267735 --steps 5
+    python -m experiments.throughput                                  # on a processor: a small model, a minute
+    python -m experiments.throughput model=txl_16l                    # on a GPU: the paper's base run, a few minutes
+    python -m experiments.throughput model=txl_16l trainer.precision=bf16 --paths fused+compiled --json rows.jsonl
 
 Words with `=` are the same settings as run.py's. Without any, the shape is the one the original's code was timed at on
 two cores of a processor: 4 layers, d 128, 4 heads of 32, inner 512, segment = memory = 64, 8 lanes, 32,632 words.
+A path is plain or fused, compiled or not; each trains, and each evaluates as the `eval` group says: `ms` is an update's
+time or that of the whole evaluation, `first_s` what the first one took (for an evaluation: took longer).
 """
 
 from __future__ import annotations
@@ -13,15 +16,22 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from tbptt.config import register, typed
+from tbptt.config import Config, register, typed
 from tbptt.data.lanes import Lanes
-from tbptt.device import parameter_dtype, pick_device
+from tbptt.device import MIXED, parameter_dtype, pick_device
+from tbptt.evaluation.score import score
+from tbptt.launch.world import World
+from tbptt.models.attention_choice import Attention
+from tbptt.models.transformer_xl import TransformerXLConfig
 from tbptt.training.trainer import Trainer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -30,6 +40,9 @@ CPU_SHAPE = [
     "model.cutoffs=[2000,8000,20000]", "model.dropout=0.1", "model.tgt_len=64", "model.mem_len=64", "data.batch_size=8",
     "optimizer.lr=2.5e-4",
 ]  # fmt: skip
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense products of 16 bits a second, as NVIDIA states them
+PATHS = ("plain", "plain+compiled", "fused", "fused+compiled")
+WARM_UP = 5  # updates, until memory is full
 
 
 def zipf_tokens(n_tokens: int, vocabulary: int) -> np.ndarray:
@@ -38,40 +51,126 @@ def zipf_tokens(n_tokens: int, vocabulary: int) -> np.ndarray:
     return np.random.default_rng(1).choice(vocabulary, size=n_tokens, p=weights / weights.sum())
 
 
-def measure(overrides: list[str], vocabulary: int, steps: int) -> dict:
-    """Median seconds of an update, after some to warm up with full memory."""
+def forward_flops(c: TransformerXLConfig, tokens: np.ndarray, vocabulary: int) -> float:
+    """Arithmetic of the products of one token's forward pass with full memory, as the definition needs them.
+
+    The keys of memory and segment are projected anew in every segment, a query meets the keys it sees, and a tail
+    scores the words that lie in it. (A backward pass is counted as two such passes.)
+    """
+    F, keys = c.n_head * c.d_head, 1 + c.mem_len / c.tgt_len
+    seen = c.mem_len if c.same_length else c.mem_len + (c.tgt_len + 1) / 2
+    layer = c.d_model * F * (2 + 2 * keys) + 3 * seen * F + 2 * c.d_model * c.d_inner
+    edges, d_embed = [0, *c.cutoffs, vocabulary], c.d_embed or c.d_model
+    shares = np.histogram(tokens, edges)[0] / len(tokens)
+    sizes = [d_embed // c.div_val**i for i in range(len(shares))]
+    words = [edges[1] + len(c.cutoffs), *np.diff(edges)[1:]]
+    softmax = sum(share * size * n for share, size, n in zip([1, *shares[1:]], sizes, words))
+    return 2 * (c.n_layer * layer + softmax)
+
+
+def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path: str) -> list[dict[str, Any]]:
+    """One row for training (the median of `steps` updates) and one for evaluation."""
+    assert isinstance(config.model, TransformerXLConfig)
+    torch.manual_seed(1)
+    torch.compiler.reset()
+    config.model.attention = Attention(path.split("+")[0])
+    device, precision = pick_device(config.trainer.device), config.trainer.precision
+    config.model.check_precision(precision, device)
+    model = config.model.build(vocabulary, config.trainer.activation_checkpointing)
+    model.to(device, parameter_dtype(precision))
+    if path.endswith("compiled"):
+        model.compile()
+    T, B = config.model.tgt_len, config.data.batch_size
+    tokens = zipf_tokens(max((steps + WARM_UP) * B * T, eval_tokens) + 1, vocabulary)
+    peak = next((flops for name, flops in PEAK.items() if device.type == "cuda" and name in device_name(device)), None)
+
+    def row(task: str, run: Callable[[], tuple[float, float, int]], shape: TransformerXLConfig, passes: int) -> dict:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        first, seconds, n = run()
+        rate = n / seconds
+        arithmetic = passes * forward_flops(shape, tokens, vocabulary)
+        used = arithmetic * rate / peak if peak and precision in MIXED else None
+        memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+        return {
+            "task": task,
+            "path": path,
+            "tokens_per_second": round(rate, 1),
+            "ms": round(1000 * seconds, 2),
+            "flop_utilisation": used and round(used, 3),
+            "peak_GiB": memory and round(memory, 2),
+            "first_s": round(first, 2),
+        }
+
+    def train() -> tuple[float, float, int]:
+        lanes = Lanes.cut(tokens, B, T)
+        schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
+        optimizer = config.optimizer.build(model.parameters())
+        trainer = Trainer(model, lanes, optimizer, schedule, config.trainer, World(device=device))
+        seconds = [timed(trainer.update) for _ in range(steps + WARM_UP)]
+        return seconds[0], float(np.median(seconds[WARM_UP:])), B * T
+
+    def evaluate() -> tuple[float, float, int]:
+        first, second = (
+            timed(lambda: score(model, tokens[: eval_tokens + 1], config.eval, T, precision)) for _ in range(2)
+        )
+        return max(0.0, first - second), second, eval_tokens
+
+    evaluated = replace(config.model, **config.eval.context(), tgt_len=config.eval.tgt_len or T)
+    return [row("train", train, config.model, 3), row("eval", evaluate, evaluated, 1)]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds; both kinds of work end with a number on the host, so that nothing is left running on a GPU."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "| --- | --- |" + " ---: |" * (len(rows[0]) - 2)]
+    for row in rows:
+        lines.append("| " + " | ".join("" if value is None else f"{value:,}" if isinstance(value, float) else str(value)
+                                       for value in row.values()) + " |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", default=[])
+    parser.add_argument("--vocabulary", type=int, help="words; 267,735 for models with wikitext103, else 32,632")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--eval-tokens", type=int, default=245_568 if on_gpu else 16_384)
+    parser.add_argument("--paths", nargs="+", choices=PATHS, default=PATHS if on_gpu else PATHS[:1])
+    parser.add_argument("--json", type=Path, help="append the rows to this file, one JSON object a line")
+    arguments = parser.parse_args()
     register()
     with initialize_config_dir(str(CONF), version_base=None):
-        config = typed(compose("config", overrides or CPU_SHAPE))
-    torch.manual_seed(1)
-    device = pick_device(config.trainer.device)
-    model = config.model.build(vocabulary, config.trainer.activation_checkpointing)
-    model.to(device, parameter_dtype(config.trainer.precision))
-    tokens = zipf_tokens((steps + 5) * config.data.batch_size * config.model.tgt_len + 1, vocabulary)
-    lanes = Lanes.cut(tokens, config.data.batch_size, config.model.tgt_len)
-    schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
-    trainer = Trainer(model, lanes, config.optimizer.build(model.parameters()), schedule, config.trainer, device)
-    seconds = []
-    for _ in range(steps + 5):
-        started = time.perf_counter()
-        update = trainer.update()
-        seconds.append(time.perf_counter() - started)
-    median = float(np.median(seconds[5:]))
-    return {
-        "tokens_per_second": round(update.tokens / median, 1),
-        "ms_per_step": round(1000 * median, 2),
-        "params": sum(parameter.numel() for parameter in model.parameters()),
-        "precision": config.trainer.precision.name,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        configs = [typed(compose("config", arguments.overrides or CPU_SHAPE)) for _ in arguments.paths]
+    vocabulary = arguments.vocabulary or (267_735 if configs[0].data.name == "wikitext103" else 32_632)
+    rows = []
+    for config, path in zip(configs, arguments.paths):
+        rows += measure(config, vocabulary, arguments.steps, arguments.eval_tokens, path)
+        print(table(rows[-2:]) if len(rows) == 2 else "\n".join(table(rows[-2:]).splitlines()[2:]), flush=True)
+    about = {
+        "settings": arguments.overrides or CPU_SHAPE,
+        "vocabulary": vocabulary,
+        "precision": configs[0].trainer.precision.name,
+        "device": device_name(pick_device(configs[0].trainer.device)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+    print("\n" + json.dumps(about))
+    if arguments.json:
+        with open(arguments.json, "a") as file:
+            file.writelines(json.dumps(row | about) + "\n" for row in rows)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--vocabulary", type=int, default=32_632)
-    parser.add_argument("--steps", type=int, default=40)
-    arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.overrides, arguments.vocabulary, arguments.steps)))
+    main()

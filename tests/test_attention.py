@@ -78,7 +78,7 @@ def test_position_scores_are_products_with_the_embedding_of_the_distance(shape):
     inputs = draw_inputs(**shape)
     q_BHTE, T, K = inputs["q_BHTE"], shape["T"], shape["M"] + shape["T"]
     r_KHE = position_table(inputs["weight_DHE"], K, clamp_len=-1)
-    scores_BHTK = position_scores(q_BHTE, r_KHE)
+    scores_BHTK = position_scores(q_BHTE.transpose(0, 1), r_KHE).transpose(0, 1)
     for t in range(T):
         for j in range(K - T + t + 1):
             at_distance_HE = r_KHE[K - 1 - (K - T + t - j)]

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbptt.models.linear_cross_entropy import linear_cross_entropy
+
 
 def cluster_bounds(vocab_size: int, cutoffs: Sequence[int]) -> list[tuple[int, int]]:
     """The [first, last + 1) word ids of every cluster."""
@@ -39,6 +41,7 @@ class AdaptiveEmbedding(nn.Module):
         super().__init__()
         self.bounds = cluster_bounds(vocab_size, cutoffs)
         self.d_model = d_model
+        self.tied = False  # a softmax that shares the tables says so
         sizes = [d_embed // div_val**i for i in range(len(self.bounds))]
         self.tables = nn.ParameterList(
             nn.Parameter(torch.empty(high - low, size)) for (low, high), size in zip(self.bounds, sizes)
@@ -65,7 +68,9 @@ class AdaptiveEmbedding(nn.Module):
         return (x_ND * self.d_model**0.5).unflatten(0, ids_BT.shape)
 
     def _embed(self, ids_N: Tensor, cluster: int) -> Tensor:
-        x_NE = F.embedding(ids_N, self.tables[cluster])
+        table_VE = self.tables[cluster]
+        # A tied table gets its softmax's gradient, which has all rows: the few rows of this lookup are added in place.
+        x_NE = F.embedding(ids_N, table_VE, sparse=self.tied and table_VE.device.type == "cpu")
         projection = self.projection(cluster)
         return x_NE if projection is None else F.linear(x_NE, projection)
 
@@ -81,6 +86,7 @@ class AdaptiveSoftmax(nn.Module):
         super().__init__()
         self.bounds = embedding.bounds
         n_tails = len(self.bounds) - 1
+        embedding.tied = tie_weight
         self.tables = nn.ParameterList(
             table if tie_weight else nn.Parameter(torch.empty_like(table)) for table in embedding.tables
         )
@@ -100,25 +106,26 @@ class AdaptiveSoftmax(nn.Module):
         head_targets_N = targets_N
         for tail, (low, high) in enumerate(self.bounds[1:], start=1):
             head_targets_N = head_targets_N.masked_fill((targets_N >= low) & (targets_N < high), head_size - tail)
-        nll_N = F.cross_entropy(self._head_logits(h_ND), head_targets_N, reduction="none")
+        nll_N = linear_cross_entropy(self._project(h_ND, 0), *self._head(), head_targets_N)
         for tail, (low, high) in enumerate(self.bounds[1:], start=1):
             # Even a tail without a target takes part: its gradient is zero, never missing, as with one large table.
             index = members(targets_N, low, high)
-            tail_nll = F.cross_entropy(self._logits(h_ND[index], tail), targets_N[index] - low, reduction="none")
+            x_NE = self._project(h_ND.index_select(0, index), tail)
+            tail_nll = linear_cross_entropy(x_NE, self.tables[tail], self.biases[tail], targets_N[index] - low)
             nll_N = nll_N.index_add(0, index, tail_nll)
         return nll_N
 
     def log_probs(self, h_ND: Tensor) -> Tensor:
         """(N, D) hidden states -> (N, vocabulary) log-probabilities."""
-        head = self._head_logits(h_ND).log_softmax(-1)
+        head = F.linear(self._project(h_ND, 0), *self._head()).log_softmax(-1)
         tails = [head[:, -tail, None] + self._logits(h_ND, tail).log_softmax(-1) for tail in range(1, len(self.bounds))]
         return torch.cat([head[:, : self.bounds[0][1]], *tails], dim=-1)
 
-    def _head_logits(self, h_ND: Tensor) -> Tensor:
+    def _head(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the head: its words, then the tails."""
         if len(self.bounds) == 1:
-            return self._logits(h_ND, 0)
-        weight = torch.cat([self.tables[0], self.cluster_weight])
-        return F.linear(self._project(h_ND, 0), weight, torch.cat([self.biases[0], self.cluster_bias]))
+            return self.tables[0], self.biases[0]
+        return torch.cat([self.tables[0], self.cluster_weight]), torch.cat([self.biases[0], self.cluster_bias])
 
     def _logits(self, h_ND: Tensor, cluster: int) -> Tensor:
         return F.linear(self._project(h_ND, cluster), self.tables[cluster], self.biases[cluster])

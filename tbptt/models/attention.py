@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbptt.models.context_linear import context_linear
+from tbptt.models.dropout import random_drop
+
 
 def inverse_frequencies(d_model: int) -> Tensor:
     """w = 10000^(-2m/d_model) in float32, the precision in which the original defines them: (D/2,)."""
@@ -37,17 +40,18 @@ def hidden_keys(n_queries: int, n_keys: int, window: int | None, device: torch.d
     return hidden if window is None else hidden | (distance_TK >= window)
 
 
-def position_scores(q_BHTE: Tensor, r_KHE: Tensor) -> Tensor:
-    """q_i . r_{i-j} for every query i and key j, as (B, H, T, K); entries at later keys (j > i) are meaningless.
+def position_scores(q_HBTE: Tensor, r_KHE: Tensor) -> Tensor:
+    """q_i . r_{i-j} for every query i and key j, as (H, B, T, K); entries at later keys (j > i) are meaningless.
 
     `r_KHE` runs from distance K-1 down to 0. The product with every r gives a T x K table whose row i must move left by
     T-1-i. With one spare column (r padded to K+1 rows), that shift is the same memory read from offset T-1 on in
-    rows of length K: entry (i, j) at (T-1) + i*K + j = i*(K+1) + (T-1-i+j). No copy is made.
+    rows of length K: entry (i, j) at (T-1) + i*K + j = i*(K+1) + (T-1-i+j). No copy is made. r is the same for all
+    lanes, so heads come first: one product a head, whatever the number of lanes.
     """
-    B, H, T, _ = q_BHTE.shape
+    H, B, T, _ = q_HBTE.shape
     K = r_KHE.shape[0]
-    table = q_BHTE @ F.pad(r_KHE, (0, 0, 0, 0, 0, 1)).permute(1, 2, 0)
-    return table.view(B, H, T * (K + 1))[..., T - 1 : T - 1 + T * K].view(B, H, T, K)
+    table = q_HBTE.flatten(1, 2) @ F.pad(r_KHE, (0, 0, 0, 0, 0, 1)).permute(1, 2, 0)
+    return table.view(H, B, T * (K + 1))[..., T - 1 : T - 1 + T * K].view(H, B, T, K)
 
 
 def relative_attention(
@@ -65,11 +69,19 @@ def relative_attention(
     `content_bias_HE` is the paper's u, `position_bias_HE` its v; `dropout` acts on the attention weights.
     """
     scale = 1 / math.sqrt(q_BHTE.shape[-1])
-    q_content = (q_BHTE + content_bias_HE[:, None]) * scale
-    q_position = (q_BHTE + position_bias_HE[:, None]) * scale
-    scores_BHTK = position_scores(q_position, r_KHE) + q_content @ k_BHKE.transpose(-1, -2)
-    weights = scores_BHTK.masked_fill_(hidden_TK, -torch.inf).softmax(dim=-1)
-    return F.dropout(weights, dropout, training=dropout > 0) @ v_BHKE
+    q_HBTE, k_HBKE, v_HBKE = (x.transpose(0, 1) for x in (q_BHTE, k_BHKE, v_BHKE))
+    q_content = (q_HBTE + content_bias_HE[:, None, None]) * scale
+    q_position = (q_HBTE + position_bias_HE[:, None, None]) * scale
+    scores = torch.baddbmm(
+        position_scores(q_position, r_KHE).flatten(0, 1),
+        q_content.flatten(0, 1),
+        k_HBKE.flatten(0, 1).transpose(1, 2),
+    )
+    # Hidden from autograd: where a weight is 0, softmax's own gradient is.
+    scores.detach().masked_fill_(hidden_TK, -torch.inf)
+    weights = scores.softmax(dim=-1)
+    y = random_drop(weights, dropout) @ v_HBKE.flatten(0, 1)
+    return y.unflatten(0, q_HBTE.shape[:2]).transpose(0, 1)
 
 
 class RelativeAttention(nn.Module):
@@ -77,18 +89,46 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, d_model: int, n_head: int, d_head: int, dropatt: float):
         super().__init__()
-        self.n_head, self.dropatt = n_head, dropatt
+        self.n_head, self.d_head, self.dropatt = n_head, d_head, dropatt
         self.query = nn.Linear(d_model, n_head * d_head, bias=False)
         self.key_value = nn.Linear(d_model, 2 * n_head * d_head, bias=False)
         self.position = nn.Linear(d_model, n_head * d_head, bias=False)
         self.output = nn.Linear(n_head * d_head, d_model, bias=False)
 
-    def forward(self, x_BTD, context_BKD, positions_KD, content_bias_HE, position_bias_HE, hidden_TK) -> Tensor:
+    def forward(self, x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, window, hidden_TK) -> Tensor:
+        """`hidden_TK` is the mask of the plain form; None chooses the fused one, which needs but the `window`."""
+        if hidden_TK is None:
+            return self._fused(x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, window)
         H = self.n_head
         q_BHTE = self.query(x_BTD).unflatten(-1, (H, -1)).transpose(1, 2)
-        k_BHKE, v_BHKE = self.key_value(context_BKD).unflatten(-1, (2, H, -1)).permute(2, 0, 3, 1, 4)
+        kv_BKF = context_linear(memory_BMD, x_BTD, self.key_value.weight)
+        k_BHKE, v_BHKE = kv_BKF.unflatten(-1, (2, H, -1)).permute(2, 0, 3, 1, 4)
         r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
-        dropout = self.dropatt if self.training else 0.0
         bias = content_bias_HE, position_bias_HE
-        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, hidden_TK, dropout)
+        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, hidden_TK, self._dropout())
         return self.output(y_BHTE.transpose(1, 2).flatten(-2))
+
+    def _fused(self, x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, window) -> Tensor:
+        """Heads are padded with zeros to a multiple of 16, so that rows begin where a GPU loads 16 bytes at once.
+
+        The padding lives in this call's copies of the weights; it changes no score and no output.
+        """
+        from tbptt.models.fused_attention import fused_relative_attention
+
+        H, E, spare = self.n_head, self.d_head, -self.d_head % 16
+
+        def padded(linear: nn.Linear) -> Tensor:
+            return F.pad(linear.weight.unflatten(0, (-1, E)), (0, 0, 0, spare)).flatten(0, 1)
+
+        q_BTHE = F.linear(x_BTD, padded(self.query)).unflatten(-1, (H, -1))
+        r_KHE = F.linear(positions_KD, padded(self.position)).unflatten(-1, (H, -1))
+        kv_BK2HE = context_linear(memory_BMD, x_BTD, padded(self.key_value)).unflatten(-1, (2, H, -1))
+        u_HE, v_HE = F.pad(content_bias_HE, (0, spare)), F.pad(position_bias_HE, (0, spare))
+        y_BTHE = fused_relative_attention(
+            q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout(), 1 / math.sqrt(E)
+        )
+        output = F.pad(self.output.weight.unflatten(1, (H, E)), (0, spare)).flatten(1)
+        return F.linear(y_BTHE.flatten(-2), output)
+
+    def _dropout(self) -> float:
+        return self.dropatt if self.training else 0.0

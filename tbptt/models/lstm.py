@@ -15,6 +15,7 @@ from tbptt.device import Precision
 from tbptt.errors import UserError
 from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.dropout import Dropout
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class LSTM(RecurrentModel):
         self.lstm = nn.LSTM(c.d_model, c.d_model, c.n_layer, dropout=between, batch_first=True)
         tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
         self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,21 @@ from tbptt.errors import UserError
 State = Any  # a pytree of tensors, lanes on axis 0
 
 
+class InitialMemory(Enum):
+    """What a model with a memory remembers before its first token."""
+
+    empty = "empty"  # nothing
+    zeros = "zeros"  # mem_len vectors of zeros, which are attended to: what Hugging Face's Transformer-XL does
+
+
 @dataclass
 class ModelConfig:
     """Base of every model's configuration (a structured config of the `model` group)."""
 
     name: str
     tgt_len: int  # tokens per segment: one forward and backward pass
+
+    NOT_NUMBERS: ClassVar[tuple[str, ...]] = ()  # settings of speed and memory, which move losses by rounding alone
 
     def check(self, vocab_size: int | None) -> None:
         """Raise UserError for settings that cannot work; `vocab_size` is None while it is not known."""
@@ -54,7 +64,7 @@ class RecurrentModel(nn.Module):
     softmax: Any  # an AdaptiveSoftmax, or a module that is called and has `log_probs` like it
 
     def initial_state(self, batch_size: int) -> State:
-        """The empty state of `batch_size` lanes."""
+        """The state of `batch_size` lanes before their first token: empty, unless a setting of the model says more."""
         raise NotImplementedError
 
     def hidden(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
@@ -65,6 +75,11 @@ class RecurrentModel(nn.Module):
         """How many tokens back a state can carry anything, on a segment border; None if without limit."""
         raise NotImplementedError
 
+    def cost(self, tgt_len: int) -> tuple[float, float]:
+        """An estimate for segments of `tgt_len`, per token: multiplications, and numbers that are held at once."""
+        shapes = [parameter.shape for parameter in self.parameters()]
+        return sum(shape.numel() for shape in shapes), 4 * max((*shape, 1)[0] for shape in shapes)
+
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor, state: State) -> tuple[Tensor, State]:
         """The losses (B, T) in nats, in token order, and the new state, detached."""
         h_BTD, state = self.hidden(tokens_BT, state)
@@ -74,6 +89,10 @@ class RecurrentModel(nn.Module):
         """The full table of log-probabilities (B, T, vocabulary) of the next token, and the new state."""
         h_BTD, state = self.hidden(tokens_BT, state)
         return self.softmax.log_probs(h_BTD.flatten(0, 1)).unflatten(0, tokens_BT.shape), state
+
+    def notes(self) -> list[str]:
+        """What was chosen for the device and precision the weights now have: sentences for the log."""
+        return []
 
     def context(self) -> dict[str, Any]:
         """The settings that say how far the model looks back, and may differ between training and evaluation."""
@@ -108,6 +127,11 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
 
 def slice_lanes(state: State, lanes: slice) -> State:
     return map_state(lambda x: x[lanes], state)
+
+
+def gather_lanes(state: State, lanes: Tensor) -> State:
+    """The state whose lane i is lane `lanes[i]` of `state`: (B,) int64, in any order and as often as wanted."""
+    return map_state(lambda x: x.index_select(0, lanes), state)
 
 
 def join_lanes(states: Sequence[State]) -> State:

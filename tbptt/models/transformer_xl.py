@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tbptt.device import Precision, parameter_dtype
 from tbptt.errors import UserError
 from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.attention import RelativeAttention, hidden_keys, inverse_frequencies, key_distances, sinusoid
+from tbptt.models.attention_choice import Attention, fused_obstacle, pick_attention
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
-from tbptt.models.protocol import ModelConfig, RecurrentModel, State
+from tbptt.models.dropout import Dropout
+from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, State
 
 
 @dataclass
@@ -41,6 +44,10 @@ class TransformerXLConfig(ModelConfig):
     mem_len: int = 128  # positions remembered per layer
     clamp_len: int = -1  # distances beyond this count as this; -1: no limit
     same_length: bool = False  # every query sees exactly mem_len keys, itself included
+    initial_memory: InitialMemory = InitialMemory.empty  # zeros: mem_len vectors of zeros, which are attended to
+    attention: Attention = Attention.auto  # how it is computed
+
+    NOT_NUMBERS: ClassVar[tuple[str, ...]] = ("attention",)
 
     def check(self, vocab_size: int | None) -> None:
         super().check(vocab_size)
@@ -53,7 +60,12 @@ class TransformerXLConfig(ModelConfig):
 
     def check_eval(self, settings: dict[str, Any]) -> None:
         own = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
-        check_context("eval.", **own | settings)
+        check_context("eval.", **{key: settings.get(key, value) for key, value in own.items()})
+
+    def check_precision(self, precision: Precision, device: torch.device) -> None:
+        obstacle = fused_obstacle(self.d_head, device, parameter_dtype(precision))
+        if self.attention is Attention.fused and obstacle:
+            raise UserError(f"model.attention=fused {obstacle}: use model.attention=auto or plain")
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> TransformerXL:
         self.check(vocab_size)
@@ -77,7 +89,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(d_model, d_inner)
         self.outer = nn.Linear(d_inner, d_model)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.outer(self.drop(self.inner(x_BTD).relu_()))
@@ -94,22 +106,18 @@ class Layer(nn.Module):
         self.attention_norm = nn.LayerNorm(c.d_model)
         self.feed_forward = FeedForward(c.d_model, c.d_inner, c.dropout)
         self.feed_forward_norm = nn.LayerNorm(c.d_model)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
         if c.untie_r:
             self.content_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
             self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
 
-    def forward(self, x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, hidden_TK) -> Tensor:
-        context_BKD = torch.cat([memory_BMD, x_BTD], dim=1) if memory_BMD.shape[1] else x_BTD
-        bias = content_bias_HE, position_bias_HE
+    def forward(self, x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, *sight) -> Tensor:
+        arguments = positions_KD, content_bias_HE, position_bias_HE, *sight
         if self.pre_lnorm:
-            context_BKD = self.attention_norm(context_BKD)
-            queries_BTD = context_BKD[:, -x_BTD.shape[1] :]
-            x_BTD = x_BTD + self.drop(self.attention(queries_BTD, context_BKD, positions_KD, *bias, hidden_TK))
+            normal_BTD, memory_BMD = self.attention_norm(x_BTD), self.attention_norm(memory_BMD)
+            x_BTD = x_BTD + self.drop(self.attention(normal_BTD, memory_BMD, *arguments))
             return x_BTD + self.drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
-        x_BTD = self.attention_norm(
-            x_BTD + self.drop(self.attention(x_BTD, context_BKD, positions_KD, *bias, hidden_TK))
-        )
+        x_BTD = self.attention_norm(x_BTD + self.drop(self.attention(x_BTD, memory_BMD, *arguments)))
         return self.feed_forward_norm(x_BTD + self.drop(self.feed_forward(x_BTD)))
 
 
@@ -125,6 +133,8 @@ class TransformerXL(RecurrentModel):
         c = config
         self.d_model, self.untie_r, self.activation_checkpointing = c.d_model, c.untie_r, activation_checkpointing
         self.mem_len, self.clamp_len, self.same_length = c.mem_len, c.clamp_len, c.same_length
+        self.initial_memory, self.attention = c.initial_memory, c.attention
+        self.n_head, self.d_head = c.n_head, c.d_head
         self.embedding = AdaptiveEmbedding(vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val)
         self.register_buffer("inverse_frequency", inverse_frequencies(c.d_model), persistent=False)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.n_layer))
@@ -133,7 +143,7 @@ class TransformerXL(RecurrentModel):
             self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
         tie_projs = c.tie_projs if c.tie_projs is not None else [i > 0 for i in range(len(c.cutoffs) + 1)]
         self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop = Dropout(c.dropout)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -151,19 +161,39 @@ class TransformerXL(RecurrentModel):
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         like = self.embedding.tables[0]
-        return tuple(like.new_empty(batch_size, 0, self.d_model) for _ in self.layers)
+        length = self.mem_len if self.initial_memory is InitialMemory.zeros else 0
+        return tuple(like.new_zeros(batch_size, length, self.d_model) for _ in self.layers)
 
     def reach(self, tgt_len: int) -> int:
         """Each layer looks mem_len positions further back; memory is cut on segment borders."""
         return len(self.layers) * -(-self.mem_len // tgt_len) * tgt_len
 
+    def cost(self, tgt_len: int) -> tuple[float, float]:
+        keys, heads, dense = self.mem_len + tgt_len, self.n_head, sum(p.numel() for p in self.layers.parameters())
+        head_size, d_embed = self.embedding.tables[0].shape  # most words are of the first cluster
+        multiplications = dense + head_size * d_embed + 3 * len(self.layers) * keys * heads * self.d_head
+        return multiplications, 4 * max(head_size, heads * keys)
+
     def context(self) -> dict[str, Any]:
-        return {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
+        window = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
+        return window | {"initial_memory": self.initial_memory.name}
+
+    def notes(self) -> list[str]:
+        return [f"model.attention={self.attention.name}: attention is {self._attention().name}"]
+
+    def _attention(self) -> Attention:
+        weight = self.embedding.tables[0]
+        return pick_attention(self.attention, self.d_head, weight.device, weight.dtype)
 
     def set_context(self, **settings: Any) -> None:
         super().set_context(**settings)
         settings = self.context() | settings
+        if settings["initial_memory"] not in InitialMemory.__members__:
+            choices = ", ".join(InitialMemory.__members__)
+            raise UserError(f"initial_memory={settings['initial_memory']} may be {choices}")
+        initial_memory = InitialMemory[settings.pop("initial_memory")]
         check_context("", **settings)
+        self.initial_memory = initial_memory
         self.mem_len, self.clamp_len = settings["mem_len"], settings["clamp_len"]
         self.same_length = settings["same_length"]
 
@@ -174,13 +204,14 @@ class TransformerXL(RecurrentModel):
         distance_K = key_distances(K, self.clamp_len, like=self.inverse_frequency)
         positions_KD = self.drop(sinusoid(distance_K, self.inverse_frequency))
         window = self.mem_len if self.same_length else None
-        hidden_TK = hidden_keys(T, K, window, x_BTD.device)
+        plain = self._attention() is Attention.plain
+        sight = window, hidden_keys(T, K, window, x_BTD.device) if plain else None
         memories = []
         for layer, memory_BMD in zip(self.layers, state):
             memories.append(self._remember(memory_BMD, x_BTD))
             bias_owner = layer if self.untie_r else self
             bias = bias_owner.content_bias_HE, bias_owner.position_bias_HE
-            arguments = (x_BTD, memory_BMD, positions_KD, *bias, hidden_TK)
+            arguments = (x_BTD, memory_BMD, positions_KD, *bias, *sight)
             if self.activation_checkpointing and self.training:
                 x_BTD = checkpoint(layer, *arguments, use_reentrant=False)
             else:

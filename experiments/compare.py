@@ -1,0 +1,88 @@
+"""The training speed of two versions of the project on a processor, update by update in turns.
+
+    git worktree add ../before main
+    python -m experiments.compare ../before
+    python -m experiments.compare ../before model=txl_tiny --vocabulary 256 --updates 40
+
+Turns of one update each slow both alike on a busy machine. Words with `=` are settings as in experiments.throughput.
+Prints the medians in ms and the median of the ratios of neighbouring updates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+class Version:
+    """A process that trains with the code under `root`, one update whenever it is asked."""
+
+    def __init__(self, root: Path, overrides: list[str], vocabulary: int):
+        command = [sys.executable, __file__, "--worker", *overrides, "--vocabulary", str(vocabulary)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, **pipes)
+        self.answer()
+
+    def answer(self) -> float:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("the version did not start, or ended: see above")
+        return float(line)
+
+    def update(self) -> float:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+
+def work(overrides: list[str], vocabulary: int) -> None:
+    """Say 0 when memory is full; then for every line read, the milliseconds of an update."""
+    from hydra import compose, initialize_config_dir
+
+    from experiments.throughput import CONF, CPU_SHAPE, register, typed, zipf_tokens
+    from tbptt.data.lanes import Lanes
+    from tbptt.training.trainer import Trainer
+
+    register()
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = typed(compose("config", overrides or CPU_SHAPE))
+    model = config.model.build(vocabulary)
+    tokens = zipf_tokens(200 * config.data.batch_size * config.model.tgt_len, vocabulary)
+    lanes = Lanes.cut(tokens, config.data.batch_size, config.model.tgt_len)
+    schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
+    trainer = Trainer(model, lanes, config.optimizer.build(model.parameters()), schedule, config.trainer)
+    for _ in range(5):
+        trainer.update()
+    print(0, flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        trainer.update()
+        print(1000 * (time.perf_counter() - started), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="the folder of the version before, then settings")
+    parser.add_argument("--vocabulary", type=int, default=32_632)
+    parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_intermixed_args()
+    if options.worker:
+        work(options.words, options.vocabulary)
+    else:
+        before, *overrides = options.words
+        versions = [Version(root, overrides, options.vocabulary) for root in (Path(before).resolve(), HERE)]
+        times = [tuple(version.update() for version in versions) for _ in range(options.updates)]
+        for version in versions:
+            version.process.kill()
+        medians = [round(median(column), 1) for column in zip(*times)]
+        ratio = round(median(old / new for old, new in times), 3)
+        print(json.dumps({"before_ms": medians[0], "now_ms": medians[1], "ratio": ratio}))

@@ -1,0 +1,28 @@
+"""Dropout whose masks cost little on a processor, where torch draws a random number in float64 for every entry."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def random_drop(x: Tensor, rate: float) -> Tensor:
+    """Zero every entry with probability `rate`, enlarge the others to keep the mean."""
+    if rate == 0:
+        return x
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(x, rate)
+    return x * kept(x, rate)
+
+
+def kept(like: Tensor, rate: float) -> Tensor:
+    """1 / (1 - rate) or 0 for every entry of `like`; the rate is met to 2^-32."""
+    bits = torch.empty(-(-like.numel() // 2), dtype=torch.int64).random_(-(2**63), None).view(torch.int32)
+    bits = bits[: like.numel()].view(like.shape)
+    return (bits >= round(rate * 2**32) - 2**31).to(like.dtype).mul_(1 / (1 - rate))
+
+
+class Dropout(nn.Dropout):
+    def forward(self, x: Tensor) -> Tensor:
+        return random_drop(x, self.p if self.training else 0.0)

@@ -1,0 +1,48 @@
+"""Dropout on a processor zeroes its share at random, keeps the mean, and follows torch's generator alone."""
+
+import math
+
+import pytest
+import torch
+
+from tbptt.models.dropout import Dropout, random_drop
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.01, 0.3, 0.9])
+def test_entries_are_dropped_at_the_rate_and_the_others_enlarged(rate, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(300, 301, dtype=dtype)
+    y = random_drop(x, rate)
+    assert set(y.unique().tolist()) == {0.0, torch.tensor(1 / (1 - rate), dtype=dtype).item()}
+    n, dropped = y.numel(), int((y == 0).sum())
+    assert abs(dropped - rate * n) < 4 * math.sqrt(n * rate * (1 - rate))
+
+
+def test_neighbours_are_dropped_independently():
+    torch.manual_seed(0)
+    kept = random_drop(torch.ones(200_000), 0.5) > 0
+    for step in (1, 2, 3, 64):
+        together = (kept[step:] & kept[:-step]).double().mean().item()
+        assert abs(together - 0.25) < 4 * math.sqrt(0.25 * 0.75 / len(kept))
+
+
+def test_the_gradient_passes_where_the_value_did():
+    x = torch.randn(7, 9, requires_grad=True)
+    y = random_drop(x, 0.4)
+    y.sum().backward()
+    assert torch.equal(y, x * x.grad)
+    assert (y == 0).any() and (y != 0).any()
+
+
+def test_the_same_seed_draws_the_same_mask_and_no_two_calls_do():
+    torch.manual_seed(1)
+    first, second = random_drop(torch.ones(99), 0.5), random_drop(torch.ones(99), 0.5)
+    torch.manual_seed(1)
+    assert torch.equal(random_drop(torch.ones(99), 0.5), first) and not torch.equal(first, second)
+
+
+def test_nothing_is_dropped_or_drawn_in_evaluation_or_at_rate_zero():
+    x, before = torch.randn(5), torch.get_rng_state()
+    assert Dropout(0.5).eval()(x) is x and Dropout(0.0).train()(x) is x
+    assert torch.equal(torch.get_rng_state(), before)
