@@ -152,11 +152,14 @@ def test_a_requeue_at_start_up_or_without_a_signal_is_survived(home, calm, momen
 
 def test_a_sweep_whose_controller_died_waits_for_its_jobs_and_reports(home):
     words = [*SMALL, "trainer.max_steps=60", "hydra.launcher.cpus_per_task=1"]
-    first = Started(home, "orphans", *words, *FOUR, FAULT="0 20 slow", PYTHONPATH=FAULTS)
+    go_on = home / "go-on"
+    first = Started(home, "orphans", *words, *FOUR, FAULT="0 20 wait", MARK=str(go_on), PYTHONPATH=FAULTS)
     job_of(home, "orphans")
     first.stop()  # SIGKILL: its job goes on
-    printed = run(home, *words, *FOUR, "hydra.sweep.dir=orphans")
-    assert "Waiting for jobs of an earlier start of this sweep" in printed
+    second = Started(home, "orphans", *words, *FOUR)
+    wait_until(lambda: "Waiting for jobs of an earlier start of this sweep" in second.printed.read_text())
+    go_on.touch()
+    second.end()
     log = (home / "orphans/0/run.log").read_text()
     assert log.count("Scoring the test split") == 1 and "This run is finished" in log
     assert [row["status"] for row in rows_of(home / "orphans")] == ["done"]

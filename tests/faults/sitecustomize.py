@@ -1,7 +1,7 @@
 """On PYTHONPATH, this makes one rank of a run fail: FAULT="RANK STEP raise|kill|hang|memory" in the environment.
 
-With "slow" all ranks take a while for every step from STEP on; with "validate" or "save" it takes seconds for what
-comes after that step, and tells so by a file named $MARK.
+With "slow" all ranks take a while for every step from STEP on; with "wait" they wait before STEP until there is a file
+named $MARK; with "validate" or "save" it takes seconds for what comes after that step, and tells so by that file.
 """
 
 import os
@@ -22,6 +22,9 @@ if "FAULT" in os.environ:
     def failing_update(self: Trainer):
         if HOW == "slow":  # all ranks
             time.sleep(0.2 if self.step >= int(STEP) else 0)
+        elif HOW == "wait":
+            while self.step == int(STEP) and not Path(os.environ["MARK"]).exists():
+                time.sleep(0.1)
         elif self.world.rank == int(RANK) and self.step == int(STEP):
             if HOW == "raise":
                 raise ZeroDivisionError("a fault made by a test")

@@ -17,10 +17,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(os.environ.get("TBPTT_SLURM", "/tmp/tbptt-slurm"))
 CONF, RUN, LOG = ROOT / "etc/slurm.conf", ROOT / "run", ROOT / "log"
-PORT, NODES, CPUS, GPUS = 17_810, 2, 8, 4  # CPUs and GPUs are declared, not looked for; the GPUs are stand-ins
+NODES, CPUS, GPUS = 2, 8, 4  # CPUs and GPUs are declared, not looked for; the GPUs are stand-ins
+DAEMONS = ("slurmd-node0", "slurmd-node1", "slurmctld", "slurmdbd", "mariadbd", "munged")  # in the order of their end
 PACKAGES = {
     "munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "slurmdbd": "slurmdbd",
     "mariadbd": "mariadb-server", "ps": "procps",
@@ -93,14 +95,21 @@ StorageLoc=slurm_acct_db
 def start() -> None:
     if os.geteuid() != 0:
         sys.exit("A SLURM for the tests can only be started by root.")
-    for folder in ("etc", "run", "log", "state", "spool", "dev", "munge"):
-        (ROOT / folder).mkdir(parents=True, exist_ok=True)
     os.environ["SLURM_CONF"] = str(CONF)
+    if all(map(_pid, DAEMONS)):
+        print(f"export SLURM_CONF={CONF}")
+        return
+    stop()
+    # What a cluster that was killed has left (numbers of processes, jobs, locks) would be taken for this one's.
+    shutil.rmtree(ROOT, ignore_errors=True)
+    for folder in ("etc", "run", "log", "state", "spool", "dev", "munge"):
+        (ROOT / folder).mkdir(parents=True)
     _install()
-    _write_files()
+    port = _free_ports()
+    _write_files(port)
     munge = [f"--key-file={ROOT}/munge/key", f"--seed-file={ROOT}/munge/seed", f"--log-file={LOG}/munged.log"]
     _daemon("munged", "munged", "--force", f"--socket={RUN}/munge", f"--pid-file={RUN}/munged.pid", *munge)
-    _start_database()
+    _start_database(port + 2)
     _daemon("slurmdbd", "slurmdbd")
     _wait("accounting", lambda: _ok("sacctmgr", "-n", "show", "cluster"))
     _ok("sacctmgr", "-i", "add", "cluster", "tests")
@@ -113,8 +122,9 @@ def start() -> None:
 
 def stop() -> None:
     os.environ["SLURM_CONF"] = str(CONF)
-    _ok("scancel", "--me")
-    for name in ("slurmd-node0", "slurmd-node1", "slurmctld", "slurmdbd", "mariadbd", "munged"):
+    if _pid("slurmctld"):
+        _ok("scancel", "--me")
+    for name in DAEMONS:
         if pid := _pid(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -131,7 +141,17 @@ def _install() -> None:
                 sys.exit(f"apt-get {' '.join(words)} failed:\n{result.stdout}{result.stderr}")
 
 
-def _write_files() -> None:
+def _free_ports() -> int:
+    """The first of as many neighbouring ports as the daemons need, none of which is in use."""
+    for first in range(17_810, 27_810, 100):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + 10 + NODES):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    sys.exit("no free ports for a SLURM of the tests from 17810 on")
+
+
+def _write_files(port: int) -> None:
     host = socket.gethostname().split(".")[0]
     for name in [host, *(f"node{i}" for i in range(NODES))]:  # ranks find each other by the names of their nodes
         with contextlib.suppress(OSError):
@@ -143,18 +163,16 @@ def _write_files() -> None:
         (ROOT / f"spool/node{i}").mkdir(exist_ok=True)
     for i in range(GPUS):
         path = ROOT / f"dev/gpu{i}"
-        if not path.exists():
-            os.mknod(path, 0o666 | 0o020000, os.makedev(1, 3))  # a character device, like /dev/null
+        os.mknod(path, 0o666 | 0o020000, os.makedev(1, 3))  # a character device, like /dev/null
     key, password = ROOT / "munge/key", ROOT / "etc/password"
     for path, content in ((key, secrets.token_bytes(128)), (password, secrets.token_hex(12).encode())):
-        if not path.exists():
-            path.touch(0o600)
-            path.write_bytes(content)
+        path.touch(0o600)
+        path.write_bytes(content)
     key.parent.chmod(0o700)
     values = {
         "host": host, "root": ROOT, "run": RUN, "log": LOG, "password": password.read_text(), "cpus": CPUS,
-        "gpus": GPUS, "port": PORT, "dbd_port": PORT + 1, "sql_port": PORT + 2, "first_port": PORT + 10,
-        "last_port": PORT + 9 + NODES, "last": NODES - 1,
+        "gpus": GPUS, "port": port, "dbd_port": port + 1, "sql_port": port + 2, "first_port": port + 10,
+        "last_port": port + 9 + NODES, "last": NODES - 1,
     }  # fmt: skip
     CONF.write_text(SLURM_CONF.format(**values))
     dbd = ROOT / "etc/slurmdbd.conf"
@@ -163,36 +181,26 @@ def _write_files() -> None:
     (ROOT / "etc/gres.conf").write_text(f"NodeName=node[0-{NODES - 1}] Name=gpu File={ROOT}/dev/gpu[0-{GPUS - 1}]\n")
 
 
-def _start_database() -> None:
+def _start_database(port: int) -> None:
     data, socket_file = ROOT / "mysql", RUN / "mysql"
-    if not (data / "mysql").exists():
-        install = ["--no-defaults", f"--datadir={data}", "--user=root", "--auth-root-authentication-method=socket"]
-        subprocess.run(["mariadb-install-db", *install], check=True, stdout=(LOG / "install.log").open("w"))
-    words = [
-        f"--datadir={data}",
-        "--user=root",
-        "--bind-address=127.0.0.1",
-        f"--port={PORT + 2}",
-        "--skip-name-resolve",
-    ]
-    words += [f"--socket={socket_file}", f"--pid-file={RUN}/mariadbd.pid", "--skip-name-resolve"]
+    install = ["--no-defaults", f"--datadir={data}", "--user=root", "--auth-root-authentication-method=socket"]
+    subprocess.run(["mariadb-install-db", *install], check=True, stdout=(LOG / "install.log").open("w"))
+    words = [f"--datadir={data}", "--user=root", "--bind-address=127.0.0.1", f"--port={port}", "--skip-name-resolve"]
+    words += [f"--socket={socket_file}", f"--pid-file={RUN}/mariadbd.pid"]
     _daemon("mariadbd", "mariadbd", "--no-defaults", *words, wait=False)
     client = ["mariadb", "--no-defaults", "-uroot", "-S", str(socket_file), "-e"]
     _wait("the database", lambda: _ok(*client, "select 1"))
     user, password = "slurm@'127.0.0.1'", (ROOT / "etc/password").read_text()
-    statements = "create database if not exists slurm_acct_db; "
-    statements += f"create or replace user {user} identified by '{password}'; grant all on slurm_acct_db.* to {user};"
+    statements = f"create database slurm_acct_db; create user {user} identified by '{password}'; grant all on slurm_acct_db.* to {user};"
     subprocess.run([*client, statements], check=True)
 
 
 def _daemon(name: str, *words: str, wait: bool = True) -> None:
-    """Start what is not running yet. `wait`: it returns when it has gone to the background by itself."""
-    if _pid(name):
-        return
+    """Start one. `wait`: it returns when it has gone to the background by itself."""
     output = (LOG / f"{name}.out").open("a")
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     if wait and process.wait():
-        sys.exit(f"{name} did not start: see {output.name}")
+        _give_up(f"{name} did not start")
 
 
 def _pid(name: str) -> int | None:
@@ -217,8 +225,14 @@ def _wait(what: str, condition: Callable[[], bool], seconds: float = 60) -> None
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            sys.exit(f"waited in vain for {what}: see {LOG}")
+            _give_up(f"waited in vain for {what}")
         time.sleep(0.2)
+
+
+def _give_up(why: str) -> NoReturn:
+    """Exit with 1 and the last lines of every log: nobody can look into those of a CI."""
+    logs = {path.name: path.read_text(errors="replace").splitlines()[-8:] for path in sorted(LOG.iterdir())}
+    sys.exit("\n".join([why, *(f"{name}: {line}" for name, lines in logs.items() for line in lines)]))
 
 
 if __name__ == "__main__":
