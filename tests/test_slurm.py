@@ -157,8 +157,10 @@ def test_a_sweep_whose_controller_died_waits_for_its_jobs_and_reports(home):
     job_of(home, "orphans")
     first.stop()  # SIGKILL: its job goes on
     second = Started(home, "orphans", *words, *FOUR)
-    wait_until(lambda: "Waiting for jobs of an earlier start of this sweep" in second.printed.read_text())
-    go_on.touch()
+    try:
+        wait_until(lambda: "Waiting for jobs of an earlier start of this sweep" in second.printed.read_text())
+    finally:
+        go_on.touch()
     second.end()
     log = (home / "orphans/0/run.log").read_text()
     assert log.count("Scoring the test split") == 1 and "This run is finished" in log

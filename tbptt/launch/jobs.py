@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
-log = logging.getLogger(__name__)
 POLL = 2.0  # seconds
 
 
@@ -21,7 +19,7 @@ def wait_for_jobs(sweep_dir: Path, why: str) -> None:
     told = False
     while jobs := jobs_under_way(sweep_dir):
         if not told:
-            log.info("%s %s (Ctrl-C leaves them to themselves)", why, ", ".join(jobs))
+            print(f"{why} {', '.join(jobs)} (Ctrl-C leaves them to themselves)", flush=True)  # no log has begun yet
             told = True
         time.sleep(POLL)
 

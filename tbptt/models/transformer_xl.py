@@ -220,8 +220,6 @@ class TransformerXL(RecurrentModel):
 
     def _remember(self, memory_BMD: Tensor, x_BTD: Tensor) -> Tensor:
         """The last mem_len positions of memory and segment, without gradient."""
-        new_BMD = x_BTD.detach()
-        if new_BMD.shape[1] < self.mem_len:
-            new_BMD = torch.cat([memory_BMD.to(new_BMD.dtype), new_BMD], dim=1)
-        start = max(0, new_BMD.shape[1] - self.mem_len)
-        return new_BMD[:, start:].contiguous()
+        new_BTD = x_BTD.detach()[:, -self.mem_len :] if self.mem_len else x_BTD.detach()[:, :0]
+        old_BMD = memory_BMD[:, max(0, memory_BMD.shape[1] + new_BTD.shape[1] - self.mem_len) :]
+        return torch.cat([old_BMD.to(new_BTD.dtype), new_BTD], dim=1)

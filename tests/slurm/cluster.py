@@ -191,8 +191,12 @@ def _start_database(port: int) -> None:
     client = ["mariadb", "--no-defaults", "-uroot", "-S", str(socket_file), "-e"]
     _wait("the database", lambda: _ok(*client, "select 1"))
     user, password = "slurm@'127.0.0.1'", (ROOT / "etc/password").read_text()
-    statements = f"create database slurm_acct_db; create user {user} identified by '{password}'; grant all on slurm_acct_db.* to {user};"
-    subprocess.run([*client, statements], check=True)
+    statements = [
+        "create database slurm_acct_db",
+        f"create user {user} identified by '{password}'",
+        f"grant all on slurm_acct_db.* to {user}",
+    ]
+    subprocess.run([*client, "; ".join(statements)], check=True)
 
 
 def _daemon(name: str, *words: str, wait: bool = True) -> None:
