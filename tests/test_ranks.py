@@ -64,6 +64,12 @@ def test_two_processes_of_ours_and_three_of_torchrun_write_the_one_process_numbe
     assert result.stdout.count("Loss (base 2)") == 1
 
 
+def test_a_rank_ends_without_threads_of_the_world(home, tmp_path):
+    train(home, "trainer.devices=2", "hydra.run.dir=calm", FAULT="0 0 none", PYTHONPATH=FAULTS, MARK=str(tmp_path))
+    threads = [path.read_text().split() for path in tmp_path.iterdir()]
+    assert len(threads) == 2 and not any("gloo" in name for names in threads for name in names)
+
+
 def test_a_checkpoint_is_evaluated_by_any_number_of_processes(home, alone):
     results = []
     for devices in (1, 3):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -107,6 +108,9 @@ def joined(place: Place, device: torch.device, run_dir: Path) -> Iterator[World]
     if place.size == 1:
         yield World(device=device)
         return
+    # DDP imports it. Imported within a world, it would keep the world's group alive, and gloo's threads with it, which
+    # abort a process that ends while they let go of their last tensor.
+    import_module("torch._dynamo")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     method = "env://" if place.launcher == "torchrun" else f"tcp://{place.address}:{place.port}"
     dist.init_process_group(backend, method, TIMEOUT, place.size, place.rank)
