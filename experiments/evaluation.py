@@ -2,14 +2,16 @@
 
 python -m experiments.evaluation WIKITEXT_2 [--threads 2] [--only table|speed]
 
-WIKITEXT_2 is a folder with wiki.valid.tokens and wiki.test.tokens. A small model is trained on the validation file, and
-the test file's 245,568 targets are then scored in every way of the table, and at last by the automatic choice.
+WIKITEXT_2 is a folder with wiki.valid.tokens and wiki.test.tokens. A small model of words is trained on the validation
+file, and the test file's 245,568 targets are scored in every way of the table, and at last by the automatic choice. The
+speed is also that of a model of bytes, of the same layers.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import subprocess
 import sys
 import tempfile
@@ -18,9 +20,9 @@ from pathlib import Path
 import torch
 
 from tbptt.config import from_dict
-from tbptt.data.config import DataConfig
+from tbptt.data.config import DataConfig, Level
 from tbptt.data.prepare import open_corpus
-from tbptt.device import Precision, parameter_dtype
+from tbptt.device import Precision, keep_freed_memory, parameter_dtype
 from tbptt.evaluation.config import EvalConfig
 from tbptt.evaluation.score import Score, score
 from tbptt.models import CONFIGS as MODELS
@@ -30,20 +32,28 @@ ROOT = Path(__file__).resolve().parents[1]
 MEM_LEN, CLAMP_LEN = 128, 64
 LANES, LENGTHS = (1, 2, 8, 32), (64, 256)
 TRAINING = [
-    "data=text", "data.level=word", "data.batch_size=16", "model.n_layer=2", "model.d_model=64", "model.n_head=4",
-    "model.d_head=16", "model.d_inner=128", "model.tgt_len=64", "model.mem_len=64", "model.cutoffs=[1000,4000]",
+    "data=text", "data.batch_size=16", "model.n_layer=2", "model.d_model=64", "model.n_head=4",
+    "model.d_head=16", "model.d_inner=128", "model.tgt_len=64", "model.mem_len=64",
     "trainer.max_steps=400", "trainer.eval_every=200", "trainer.eval_tokens=20000", "eval.max_tokens=20000",
 ]  # fmt: skip
 
 
 class Trained:
-    """The model that the table is about, in each precision, and the text it scores."""
+    """A trained model, in each precision, and the text it scores."""
 
-    def __init__(self, wikitext: Path, folder: Path):
-        (folder / "text").mkdir()
+    def __init__(self, wikitext: Path, folder: Path, level: Level):
+        (folder / "text").mkdir(parents=True)
         for split, name in (("train", "valid"), ("valid", "valid"), ("test", "test")):
             (folder / f"text/{split}.txt").symlink_to(wikitext.resolve() / f"wiki.{name}.tokens")
-        words = [*TRAINING, f"data.path={folder}/text", f"data.cache={folder}/cache", f"hydra.run.dir={folder}/run"]
+        clusters = ["model.cutoffs=[1000,4000]"] if level is Level.word else []
+        words = [
+            *TRAINING,
+            *clusters,
+            f"data.level={level.name}",
+            f"data.path={folder}/text",
+            f"data.cache={folder}/cache",
+            f"hydra.run.dir={folder}/run",
+        ]
         subprocess.run([sys.executable, str(ROOT / "run.py"), *words], check=True, stdout=subprocess.DEVNULL)
         self.checkpoint = find_checkpoint(str(folder / "run"))
         config = self.checkpoint.info["config"]
@@ -67,12 +77,16 @@ def main() -> None:
     parser.add_argument("--only", choices=("table", "speed"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        trained = Trained(arguments.wikitext, Path(folder))
+        words, in_bytes = Path(folder) / "words", Path(folder) / "bytes"
+        trained = Trained(arguments.wikitext, words, Level.word)
         for same_length in (False, True) if arguments.only != "speed" else ():
             table(trained, same_length)
         if arguments.only != "table":
-            speed(trained)
+            speed(words, "words")
+            Trained(arguments.wikitext, in_bytes, Level.byte)
+            speed(in_bytes, "bytes")
 
 
 def table(trained: Trained, same_length: bool) -> None:
@@ -96,20 +110,30 @@ def table(trained: Trained, same_length: bool) -> None:
         )
 
 
-def speed(trained: Trained) -> None:
-    """The one-lane protocol in segments of 64 against the automatic choice, in turns."""
-    print("\nIn turns, float32, same_length, segments of 64 asked for:\n")
-    print("| walk | lanes | segment | seconds | tokens/s | loss |")
+WAYS = {
+    "one lane": ["eval.batch_size=1", "eval.walk_len=64"],
+    "automatic": [],
+    "automatic, 2 processes": ["trainer.devices=2"],
+}
+
+
+def speed(folder: Path, units: str) -> None:
+    """Evaluations by run.py, in turns: the one-lane protocol in segments of 64, and what it chooses by itself."""
+    print(f"\nModel of {units}, in turns, float32, same_length, segments of 64 asked for:\n")
+    print("| way | lanes | segment | seconds | tokens/s | loss |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    best: dict[str, float] = {}
-    for _ in range(3):
-        for name, lanes, walk_len in (("one lane", 1, 64), ("automatic", None, None)):
-            found = trained.score(Precision.fp32, 64, True, lanes, walk_len)
-            best[name] = min(best.get(name, found.seconds), found.seconds)
-            how = f"{found.settings['batch_size']} | {found.walk_len}"
-            rate = found.tokens / found.seconds
-            print(f"| {name} | {how} | {found.seconds:.2f} | {rate:,.0f} | {found.loss:.7f} |", flush=True)
-    print(f"\nfastest of each: {best['one lane'] / best['automatic']:.1f} times as fast")
+    best = dict.fromkeys(WAYS, float("inf"))
+    for turn, (way, words) in itertools.product(range(3), WAYS.items()):
+        target = folder / f"{len(words)}{turn}"
+        context = ["eval.tgt_len=64", f"eval.mem_len={MEM_LEN}", f"eval.clamp_len={CLAMP_LEN}", "eval.same_length=true"]
+        command = [sys.executable, str(ROOT / "run.py"), "task=eval", f"checkpoint={folder}/run", *context, *words]
+        subprocess.run([*command, "eval.max_tokens=null", f"hydra.run.dir={target}"], check=True, capture_output=True)
+        found = json.loads((target / "results.json").read_text())
+        best[way] = min(best[way], found["seconds"])
+        how = f"{found['eval']['batch_size']} | {found['walk_len']} | {found['seconds']:.2f}"
+        print(f"| {way} | {how} | {found['tokens_per_second']:,.0f} | {found['loss']:.7f} |", flush=True)
+    for way in list(WAYS)[1:]:
+        print(f"\nfastest of each: {way} is {best['one lane'] / best[way]:.1f} times as fast as one lane")
 
 
 if __name__ == "__main__":

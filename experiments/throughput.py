@@ -27,7 +27,7 @@ from hydra import compose, initialize_config_dir
 
 from tbptt.config import Config, register, typed
 from tbptt.data.lanes import Lanes
-from tbptt.device import MIXED, parameter_dtype, pick_device
+from tbptt.device import MIXED, keep_freed_memory, parameter_dtype, pick_device
 from tbptt.evaluation.score import score
 from tbptt.launch.world import World
 from tbptt.models.attention_choice import Attention
@@ -51,13 +51,13 @@ def zipf_tokens(n_tokens: int, vocabulary: int) -> np.ndarray:
     return np.random.default_rng(1).choice(vocabulary, size=n_tokens, p=weights / weights.sum())
 
 
-def forward_flops(c: TransformerXLConfig, tokens: np.ndarray, vocabulary: int) -> float:
+def forward_flops(c: TransformerXLConfig, tokens: np.ndarray, vocabulary: int, training: bool = True) -> float:
     """Arithmetic of the products of one token's forward pass with full memory, as the definition needs them.
 
-    The keys of memory and segment are projected anew in every segment, a query meets the keys it sees, and a tail
-    scores the words that lie in it. (A backward pass is counted as two such passes.)
+    In training, the keys of memory and segment are projected anew in every segment; a query meets the keys it sees, and
+    a tail scores the words that lie in it. (A backward pass is counted as two such passes.)
     """
-    F, keys = c.n_head * c.d_head, 1 + c.mem_len / c.tgt_len
+    F, keys = c.n_head * c.d_head, 1 + training * c.mem_len / c.tgt_len
     seen = c.mem_len if c.same_length else c.mem_len + (c.tgt_len + 1) / 2
     layer = c.d_model * F * (2 + 2 * keys) + 3 * seen * F + 2 * c.d_model * c.d_inner
     edges, d_embed = [0, *c.cutoffs, vocabulary], c.d_embed or c.d_model
@@ -89,7 +89,7 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
             torch.cuda.reset_peak_memory_stats(device)
         first, seconds, n = run()
         rate = n / seconds
-        arithmetic = passes * forward_flops(shape, tokens, vocabulary)
+        arithmetic = passes * forward_flops(shape, tokens, vocabulary, training=task == "train")
         used = arithmetic * rate / peak if peak and precision in MIXED else None
         memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
         return {
@@ -142,6 +142,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     on_gpu = torch.cuda.is_available()
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", default=[])
     parser.add_argument("--vocabulary", type=int, help="words; 267,735 for models with wikitext103, else 32,632")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 
@@ -34,6 +35,18 @@ def pick_device(name: str) -> torch.device:
         there = f"it has {torch.cuda.device_count()} GPUs"
         raise UserError(f"trainer.device={name} is not on this machine, {there}: use cpu or auto")
     return device
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors on a processor give back, as PyTorch does on a GPU.
+
+    glibc returns large blocks to the system, and when the next step asks for them anew, every page costs a fault.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc's; the numbers are of its malloc.h
+        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+        library.mallopt(M_MMAP_THRESHOLD, 2**25)  # its largest value
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def parameter_dtype(precision: Precision) -> torch.dtype:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbptt.models.attention import (
-    hidden_keys,
+    causal_mask,
     inverse_frequencies,
     key_distances,
     position_scores,
@@ -91,8 +91,8 @@ def test_relative_attention_is_the_formula(shape, clamp_len, window):
     expected_BHTE = naive_attention(**inputs, clamp_len=clamp_len, window=window)
     T, K = shape["T"], shape["M"] + shape["T"]
     r_KHE = position_table(inputs.pop("weight_DHE"), K, clamp_len)
-    hidden_TK = hidden_keys(T, K, window, torch.device("cpu"))
-    assert_close(relative_attention(**inputs, r_KHE=r_KHE, hidden_TK=hidden_TK, dropout=0.0), expected_BHTE, 1e-12)
+    mask_TK = causal_mask(T, K, window, LIKE)
+    assert_close(relative_attention(**inputs, r_KHE=r_KHE, mask_TK=mask_TK, dropout=0.0), expected_BHTE, 1e-12)
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -100,10 +100,10 @@ def test_gradients_of_relative_attention_are_those_of_finite_differences(window)
     inputs = draw_inputs(B=2, H=2, T=3, M=2, E=2, seed=0)
     r_KHE = position_table(inputs.pop("weight_DHE"), 5, clamp_len=3)
     inputs = {name: x.requires_grad_() for name, x in (inputs | {"r_KHE": r_KHE}).items()}
-    hidden_TK = hidden_keys(3, 5, window, torch.device("cpu"))
+    mask_TK = causal_mask(3, 5, window, LIKE)
 
     def attend(*values):
-        return relative_attention(**dict(zip(inputs, values)), hidden_TK=hidden_TK, dropout=0.0)
+        return relative_attention(**dict(zip(inputs, values)), mask_TK=mask_TK, dropout=0.0)
 
     assert torch.autograd.gradcheck(attend, tuple(inputs.values()))
 
@@ -113,7 +113,7 @@ def test_dropout_of_attention_weights_keeps_their_mean():
     r_KHE = position_table(inputs.pop("weight_DHE"), 4, clamp_len=-1)
     many = {name: x.expand(20_000, *x.shape[1:]) if name.endswith(("TE", "KE")) else x for name, x in inputs.items()}
     torch.manual_seed(0)
-    arguments = {"r_KHE": r_KHE, "hidden_TK": hidden_keys(1, 4, None, torch.device("cpu"))}
+    arguments = {"r_KHE": r_KHE, "mask_TK": causal_mask(1, 4, None, LIKE)}
     dropped = relative_attention(**many, **arguments, dropout=0.5)
     plain = relative_attention(**inputs, **arguments, dropout=0.0)
     standard_error = dropped.std(0) / math.sqrt(len(dropped))
@@ -123,7 +123,7 @@ def test_dropout_of_attention_weights_keeps_their_mean():
 
 @given(st.integers(1, 8), st.integers(0, 8), st.one_of(st.none(), st.integers(1, 10)))
 def test_a_query_sees_itself_and_what_is_less_than_a_window_before_it(T, M, window):
-    seen_TK = ~hidden_keys(T, M + T, window, torch.device("cpu"))
+    seen_TK = causal_mask(T, M + T, window, LIKE) == 0
     for t in range(T):
         oldest = 0 if window is None else max(0, M + t - window + 1)
         assert seen_TK[t].nonzero().flatten().tolist() == list(range(oldest, M + t + 1))

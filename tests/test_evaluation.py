@@ -44,8 +44,11 @@ class Echo(RecurrentModel):
     def reach(self, tgt_len):
         return 2 * tgt_len
 
-    def forward(self, tokens_BT, targets_BT, state):
-        return (targets_BT - tokens_BT).double(), torch.cat([state, tokens_BT], dim=1)
+    def hidden(self, tokens_BT, state):
+        return tokens_BT[..., None], torch.cat([state, tokens_BT], dim=1)
+
+    def softmax(self, h_N1, targets_N):
+        return (targets_N - h_N1[:, 0]).double()
 
 
 @given(st.integers(2, 150), st.integers(1, 40), st.integers(1, 12), st.sampled_from(BurnIn))
@@ -154,13 +157,13 @@ def test_the_automatic_choice_changes_no_number(n_tokens, same_length):
 
 @pytest.mark.parametrize("memory", [0, 10**4, 10**6, 10**12])
 def test_the_automatic_choice_fits_into_memory_if_anything_does(monkeypatch, memory):
-    monkeypatch.setattr(walk, "memory_bytes", lambda device: memory)
+    monkeypatch.setattr(walk, "room", lambda device: memory)
     model = build("txl")
     with model.with_context(same_length=True):
         chosen = choose_walk(model, 100_000, EvalConfig(), 4, ALONE)
         needed = 4 * model.cost(chosen.tgt_len)[1] * chosen.plan.lanes * chosen.tgt_len
         least = 4 * model.cost(4)[1] * 4
-    assert needed < walk.FOR_RESULTS * memory or needed == least
+    assert needed <= memory or needed == least
 
 
 def test_an_approximation_keeps_to_the_segments_asked_for():

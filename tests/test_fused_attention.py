@@ -16,7 +16,7 @@ from torch import Tensor
 from tbptt.device import Precision
 from tbptt.errors import UserError
 from tbptt.models import attention_choice
-from tbptt.models.attention import hidden_keys, relative_attention
+from tbptt.models.attention import causal_mask, relative_attention
 from tbptt.models.attention_choice import Attention, pick_attention
 from tbptt.models.protocol import RecurrentModel
 from tbptt.models.transformer_xl import TransformerXLConfig
@@ -76,8 +76,8 @@ def plain(q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, kept_BHTK=1.0) -> Tensor:
     K, T = len(r_KHE), q_BTHE.shape[1]
     k_BHKE, value_BHKE = kv_BK2HE.permute(2, 0, 3, 1, 4)
     eye = torch.eye(K, dtype=torch.float64, device=DEVICE).expand(*k_BHKE.shape[:2], K, K)
-    hidden_TK = hidden_keys(T, K, window, DEVICE)
-    weights = relative_attention(q_BTHE.transpose(1, 2), k_BHKE, eye, r_KHE, u_HE, v_HE, hidden_TK, 0.0)
+    mask_TK = causal_mask(T, K, window, like=q_BTHE)
+    weights = relative_attention(q_BTHE.transpose(1, 2), k_BHKE, eye, r_KHE, u_HE, v_HE, mask_TK, 0.0)
     return (weights * kept_BHTK @ value_BHKE).transpose(1, 2)
 
 

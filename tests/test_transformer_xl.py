@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbptt.errors import UserError
+from tbptt.models.attention_choice import Attention
+from tbptt.models.protocol import InitialMemory
 
 
 @torch.no_grad()
@@ -33,6 +35,31 @@ def test_a_smaller_mem_len_shortens_the_next_memory():
     model.set_context(mem_len=3)
     _, state = run_segments(model, tokens_BL[:, 12:], tokens_BL[:, 12:], [1], state)
     assert {memory_BMD.shape[1] for memory_BMD in state} == {3}
+
+
+@torch.no_grad()
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    st.fixed_dictionaries(
+        {
+            "mem_len": st.integers(0, 9),
+            "pre_lnorm": st.booleans(),
+            "untie_r": st.booleans(),
+            "initial_memory": st.sampled_from(InitialMemory),
+        }
+    ),
+    st.sampled_from([(Attention.plain, torch.float64, 1e-12), (Attention.fused, torch.float32, 1e-4)]),
+)
+def test_a_state_for_inference_goes_on_like_the_state_itself(lengths, settings, path):
+    attention, dtype, tolerance = path
+    model, tokens_BL = tiny_txl(dtype, attention=attention, **settings), random_tokens(2, sum(lengths))
+    nll_BL, state = run_segments(model, tokens_BL, tokens_BL, lengths)
+    start = model.for_inference(model.initial_state(2))
+    other_BL, other = run_segments(model, tokens_BL, tokens_BL, lengths, start)
+    assert_close(other_BL, nll_BL, tolerance)
+    assert [memory.shape[:2] for memory in other] == [memory.shape[:2] for memory in state]
+    for found, memory in zip(other, model.for_inference(state), strict=True):
+        assert_close(found, memory, tolerance)
 
 
 @torch.no_grad()

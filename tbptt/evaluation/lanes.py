@@ -40,8 +40,8 @@ def plan_lanes(n_segments: int, batch_size: int, burn_in: int) -> LanePlan:
 def scored_segments(
     stream: np.ndarray, tgt_len: int, plan: LanePlan, mine: slice
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For every step: tokens and targets (B, T) int64 of the lanes `mine`, the (B, T) mask of targets that count, and
-    where in the text those are (their number), int64.
+    """For every step: tokens (B, T) of the lanes `mine`; of the N positions whose target counts: where they are in the
+    flattened tokens, the targets, and where those are in the text. All int64.
 
     Positions after the end of the stream hold token 0 and do not count; being last, they influence nothing that does.
     """
@@ -52,9 +52,9 @@ def scored_segments(
         inside_BT = position_BT < last
         safe_BT = np.where(inside_BT, position_BT, 0)
         tokens_BT = np.where(inside_BT, stream[safe_BT], 0).astype(np.int64)
-        targets_BT = np.where(inside_BT, stream[safe_BT + 1], 0).astype(np.int64)
         burnt_in_B = (step >= plan.burn_in) | (starts_B == 0)
         counts_BT = inside_BT & burnt_in_B[:, None]
-        arrays = tokens_BT, targets_BT, counts_BT, position_BT[counts_BT]
-        tokens, targets, counts, places = map(torch.from_numpy, arrays)
-        yield tokens, targets, counts, places
+        place_N = position_BT[counts_BT]
+        arrays = tokens_BT, counts_BT.ravel().nonzero()[0], stream[place_N + 1].astype(np.int64), place_N
+        tokens, counted, targets, places = map(torch.from_numpy, arrays)
+        yield tokens, counted, targets, places

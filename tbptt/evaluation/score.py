@@ -1,6 +1,6 @@
 """Scoring a split: the mean loss over all of its targets, each counted once.
 
-Shapes: B lanes of this rank, T tokens of a segment.
+Shapes: B lanes of this rank, T tokens of a segment, N targets that count, D model size.
 """
 
 from __future__ import annotations
@@ -81,19 +81,21 @@ def score(
         walk = choose_walk(model, len(stream) - 1, config, T, world)
         plan = walk.plan
         mine = world.lanes(plan.lanes)
-        state = model.initial_state(mine.stop - mine.start)
-        total, count = torch.zeros(2, dtype=torch.float64, device=device)  # two views of what the ranks add up
+        state = model.for_inference(model.initial_state(mine.stop - mine.start))
+        total, count = torch.zeros((), dtype=torch.float64, device=device), 0
         losses_N = torch.zeros(len(stream) - 1 if config.save_losses else 0, device=device)
         segments = scored_segments(stream, walk.tgt_len, plan, mine) if mine.start < mine.stop else ()
-        for step, (tokens_BT, targets_BT, counts_BT, places) in enumerate(segments, start=1):
+        for step, (tokens_BT, counted_N, targets_N, places_N) in enumerate(segments, start=1):
             with autocast(device, precision):
-                nll_BT, state = model(tokens_BT.to(device), targets_BT.to(device), state)
-            total += torch.where(counts_BT.to(device), nll_BT, 0).sum(dtype=torch.float64)
-            count += counts_BT.sum()
-            if config.save_losses:
-                losses_N[places.to(device)] = nll_BT[counts_BT.to(device)].float()
+                h_BTD, state = model.hidden(tokens_BT.to(device), state)
+                if len(counted_N):  # a burn-in has no losses
+                    h_ND = h_BTD.flatten(0, 1).index_select(0, counted_N.to(device))
+                    nll_N = model.softmax(h_ND, targets_N.to(device))
+                    total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
+                    if config.save_losses:
+                        losses_N[places_N.to(device)] = nll_N.float()
             progress(step, plan.run)
-        total, count = world.sum(torch.stack((total, count))).tolist()
+        total, count = world.sum(torch.stack((total, torch.tensor(count).to(total)))).tolist()
         context = {"mem_len": None, "clamp_len": None, "same_length": None} | told_context(model)
         losses_N = world.sum(losses_N).cpu()  # each is known to one rank, and 0 to the others
     settings = {"tgt_len": T, **context, "batch_size": plan.lanes, "burn_in": config.burn_in.name}

@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 LANES = [2**i for i in range(11)]
 LENGTHS = [2**i for i in range(5, 12)]
 APPROXIMATE_LANES = 16  # with burn_in=none, where the number depends on them
-OVERHEAD = {"cpu": 100, "cuda": 8_000}  # tokens that could be computed in the time that a step takes besides
+OVERHEAD = {"cpu": 200, "cuda": 8_000}  # tokens that could be computed in the time that a step takes besides
 FOR_RESULTS = 0.2  # of the memory
+IN_CACHE = 2**24  # bytes of results for every thread of a processor, whose larger steps are slower
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def choose_walk(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_l
 
     `tgt_len` is the length asked for: another is taken only where it changes nothing. The settings of `config` win.
     """
-    device, memory = next(model.parameters()).device, min(world.gather(memory_bytes(world.device)))
+    device, most = next(model.parameters()).device, min(world.gather(room(world.device)))
     if config.burn_in is BurnIn.exact and model.reach(tgt_len) is None and (config.batch_size or 1) > 1:
         log.info("This model's state reaches back without limit: exact evaluation reads the split in one lane")
     fitting, smallest = [], None
@@ -49,7 +50,7 @@ def choose_walk(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_l
         multiplications, numbers = model.cost(walk.tgt_len)
         step = (lanes * walk.tgt_len + OVERHEAD[device.type]) * multiplications
         needed = 4 * numbers * lanes * walk.tgt_len
-        if needed < FOR_RESULTS * memory:
+        if needed <= most:
             fitting.append((walk.plan.run * step, walk.plan.lanes, walk.tgt_len, walk))
         if smallest is None or needed < smallest[0]:
             smallest = needed, walk
@@ -71,8 +72,12 @@ def _walks(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: i
             yield Walk(length, plan_lanes(n_segments, lanes, reach // length))
 
 
-def memory_bytes(device: torch.device) -> int:
-    """The memory of a device: all of it, since what is free changes, and with another walk the rounding does too."""
+def room(device: torch.device) -> float:
+    """Bytes that the results of a step may take.
+
+    It follows from all memory of the device: what is free changes, and with another walk the rounding does too.
+    """
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return FOR_RESULTS * torch.cuda.get_device_properties(device).total_memory
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(FOR_RESULTS * memory, IN_CACHE * torch.get_num_threads())

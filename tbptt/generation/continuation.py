@@ -24,7 +24,7 @@ from tbptt.models.protocol import RecurrentModel, State, gather_lanes
 @torch.no_grad()
 def read(model: RecurrentModel, tokens_P: Tensor, tgt_len: int, precision: Precision) -> State:
     """The state of one lane that has read these tokens in segments of `tgt_len`; empty for no tokens."""
-    state = model.initial_state(1)
+    state = model.for_inference(model.initial_state(1))
     for segment_T in tokens_P.split(tgt_len) if len(tokens_P) else ():
         with autocast(tokens_P.device, precision):
             _, state = model.hidden(segment_T[None], state)

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tbptt.config import Config, Task, typed
-from tbptt.device import pick_device
+from tbptt.device import keep_freed_memory, pick_device
 from tbptt.errors import UserError
 from tbptt.launch.lifeline import Lifeline, RankFailure, describe
 from tbptt.launch.local import start_here
@@ -95,6 +95,8 @@ def processes(config: Config, place: Place) -> int:
 def rank_device(config: Config, place: Place) -> torch.device:
     """The GPU of this rank among those it sees (all of the machine, or only its own), or what the setting says."""
     device = pick_device(config.trainer.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type != "cuda" or (device.index is not None and place.size == 1):
         return device
     device = torch.device("cuda", place.local_rank if torch.cuda.device_count() > 1 else 0)

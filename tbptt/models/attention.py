@@ -32,12 +32,12 @@ def key_distances(n_keys: int, clamp_len: int, like: Tensor) -> Tensor:
     return distance_K.clamp(max=clamp_len) if clamp_len > 0 else distance_K
 
 
-def hidden_keys(n_queries: int, n_keys: int, window: int | None, device: torch.device) -> Tensor:
-    """(T, K) mask, True where a query must not look: at later keys and, with `window`, at distances >= window."""
-    query = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None]
-    distance_TK = query - torch.arange(n_keys, device=device)
-    hidden = distance_TK < 0
-    return hidden if window is None else hidden | (distance_TK >= window)
+def causal_mask(n_queries: int, n_keys: int, window: int | None, like: Tensor) -> Tensor:
+    """(T, K), added to scores: -inf at the keys a query must not see, later ones and, with `window`, old ones."""
+    query = torch.arange(n_keys - n_queries, n_keys, device=like.device)[:, None]
+    distance_TK = query - torch.arange(n_keys, device=like.device)
+    hidden_TK = distance_TK < 0 if window is None else (distance_TK < 0) | (distance_TK >= window)
+    return like.new_zeros(n_queries, n_keys).masked_fill_(hidden_TK, -torch.inf)
 
 
 def position_scores(q_HBTE: Tensor, r_KHE: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def relative_attention(
     r_KHE: Tensor,
     content_bias_HE: Tensor,
     position_bias_HE: Tensor,
-    hidden_TK: Tensor,
+    mask_TK: Tensor,
     dropout: float,
 ) -> Tensor:
     """softmax(((q + u) . k + (q + v) . r) / sqrt(E)) applied to the values: (B, H, T, E).
@@ -72,13 +72,11 @@ def relative_attention(
     q_HBTE, k_HBKE, v_HBKE = (x.transpose(0, 1) for x in (q_BHTE, k_BHKE, v_BHKE))
     q_content = (q_HBTE + content_bias_HE[:, None, None]) * scale
     q_position = (q_HBTE + position_bias_HE[:, None, None]) * scale
-    scores = torch.baddbmm(
-        position_scores(q_position, r_KHE).flatten(0, 1),
-        q_content.flatten(0, 1),
-        k_HBKE.flatten(0, 1).transpose(1, 2),
-    )
-    # Hidden from autograd: where a weight is 0, softmax's own gradient is.
-    scores.detach().masked_fill_(hidden_TK, -torch.inf)
+    # The mask is added in the one pass that leaves the shifted view, and the content scores to that in place.
+    position = position_scores(q_position, r_KHE)
+    scores = (position + mask_TK.to(position.dtype)).flatten(0, 1)
+    keys = k_HBKE.flatten(0, 1).transpose(1, 2)
+    scores.baddbmm_(q_content.flatten(0, 1).to(scores.dtype), keys.to(scores.dtype))
     weights = scores.softmax(dim=-1)
     y = random_drop(weights, dropout) @ v_HBKE.flatten(0, 1)
     return y.unflatten(0, q_HBTE.shape[:2]).transpose(0, 1)
@@ -95,40 +93,65 @@ class RelativeAttention(nn.Module):
         self.position = nn.Linear(d_model, n_head * d_head, bias=False)
         self.output = nn.Linear(n_head * d_head, d_model, bias=False)
 
-    def forward(self, x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, window, hidden_TK) -> Tensor:
-        """`hidden_TK` is the mask of the plain form; None chooses the fused one, which needs but the `window`."""
-        if hidden_TK is None:
-            return self._fused(x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, window)
+    def forward(
+        self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
+    ) -> tuple[Tensor, Tensor]:
+        """The output (B, T, D), and the keys and values of the context (B, K, 2, H, E).
+
+        `memory` holds inputs (B, M, D) or, where those are known already, keys and values (B, M, 2, H, E). `mask_TK`
+        is the mask of the plain form; None chooses the fused one, which needs but the `window`.
+        """
+        if mask_TK is None:
+            return self._fused(x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window)
         H = self.n_head
         q_BHTE = self.query(x_BTD).unflatten(-1, (H, -1)).transpose(1, 2)
-        kv_BKF = context_linear(memory_BMD, x_BTD, self.key_value.weight)
-        k_BHKE, v_BHKE = kv_BKF.unflatten(-1, (2, H, -1)).permute(2, 0, 3, 1, 4)
+        kv_BK2HE = self._context(memory, x_BTD, fused=False)
+        k_BHKE, v_BHKE = kv_BK2HE.permute(2, 0, 3, 1, 4)
         r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
         bias = content_bias_HE, position_bias_HE
-        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, hidden_TK, self._dropout())
-        return self.output(y_BHTE.transpose(1, 2).flatten(-2))
+        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask_TK, self._dropout())
+        return self.output(y_BHTE.transpose(1, 2).flatten(-2)), kv_BK2HE
 
-    def _fused(self, x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, window) -> Tensor:
-        """Heads are padded with zeros to a multiple of 16, so that rows begin where a GPU loads 16 bytes at once.
+    def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
+        """(B, T, 2, H, E) of the inputs x: what a memory may hold in their place while no weight changes."""
+        return F.linear(x_BTD, self._key_value_weight(fused)).unflatten(-1, (2, self.n_head, -1))
 
-        The padding lives in this call's copies of the weights; it changes no score and no output.
-        """
+    def _context(self, memory: Tensor, x_BTD: Tensor, fused: bool) -> Tensor:
+        if memory.dim() == 3:
+            return context_linear(memory, x_BTD, self._key_value_weight(fused)).unflatten(-1, (2, self.n_head, -1))
+        new_BT2HE = self.keys_values(x_BTD, fused)
+        both = memory.to(new_BT2HE.dtype), new_BT2HE
+        if fused:
+            return torch.cat(both, dim=1)
+        # In the order in which the plain form reads them (the permutation is its own inverse).
+        return torch.cat([x.permute(2, 3, 0, 1, 4) for x in both], dim=3).permute(2, 3, 0, 1, 4)
+
+    def _key_value_weight(self, fused: bool) -> Tensor:
+        return self._padded(self.key_value) if fused else self.key_value.weight
+
+    def _fused(self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window) -> tuple[Tensor, Tensor]:
         from tbptt.models.fused_attention import fused_relative_attention
 
-        H, E, spare = self.n_head, self.d_head, -self.d_head % 16
-
-        def padded(linear: nn.Linear) -> Tensor:
-            return F.pad(linear.weight.unflatten(0, (-1, E)), (0, 0, 0, spare)).flatten(0, 1)
-
-        q_BTHE = F.linear(x_BTD, padded(self.query)).unflatten(-1, (H, -1))
-        r_KHE = F.linear(positions_KD, padded(self.position)).unflatten(-1, (H, -1))
-        kv_BK2HE = context_linear(memory_BMD, x_BTD, padded(self.key_value)).unflatten(-1, (2, H, -1))
+        H, E, spare = self.n_head, self.d_head, self._spare()
+        q_BTHE = F.linear(x_BTD, self._padded(self.query)).unflatten(-1, (H, -1))
+        r_KHE = F.linear(positions_KD, self._padded(self.position)).unflatten(-1, (H, -1))
+        kv_BK2HE = self._context(memory, x_BTD, fused=True)
         u_HE, v_HE = F.pad(content_bias_HE, (0, spare)), F.pad(position_bias_HE, (0, spare))
         y_BTHE = fused_relative_attention(
             q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout(), 1 / math.sqrt(E)
         )
         output = F.pad(self.output.weight.unflatten(1, (H, E)), (0, spare)).flatten(1)
-        return F.linear(y_BTHE.flatten(-2), output)
+        return F.linear(y_BTHE.flatten(-2), output), kv_BK2HE
+
+    def _padded(self, linear: nn.Linear) -> Tensor:
+        """Heads padded with zeros to a multiple of 16, so that rows begin where a GPU loads 16 bytes at once.
+
+        The padding lives in these copies of the weights; it changes no score and no output.
+        """
+        return F.pad(linear.weight.unflatten(0, (-1, self.d_head)), (0, 0, 0, self._spare())).flatten(0, 1)
+
+    def _spare(self) -> int:
+        return -self.d_head % 16
 
     def _dropout(self) -> float:
         return self.dropatt if self.training else 0.0

@@ -10,17 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from tbptt.device import product_dtype
 
 LOGITS = 2**25  # computed at once, at most: 128 MiB in float32
+IN_CACHE = 2**19  # on a processor, where nothing is kept for a backward pass: 2 MiB
 
 
 def linear_cross_entropy(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
     """-log softmax(x W^T + b)[target] of every token: (N,), in nats. Under autocast, products are lowered, sums not."""
     dtype = product_dtype(x_NE)
     with torch.autocast(x_NE.device.type, enabled=False):
-        return LinearCrossEntropy.apply(x_NE, weight_VE, bias_V, targets_N, dtype)
+        if torch.is_grad_enabled():
+            return LinearCrossEntropy.apply(x_NE, weight_VE, bias_V, targets_N, dtype)
+        return _losses(x_NE.to(dtype), weight_VE.to(dtype), bias_V.to(dtype), targets_N)
+
+
+def _losses(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+    """The forward pass alone."""
+    size = max(1, (IN_CACHE if x_NE.device.type == "cpu" else LOGITS) // len(weight_VE))
+    chunks = [
+        F.cross_entropy(_logits(x_NE[rows], weight_VE, bias_V), targets_N[rows], reduction="none")
+        for rows in _chunks(len(x_NE), size)
+    ]
+    return torch.cat(chunks)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -62,10 +76,15 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def _softmax(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and probabilities (N, V), in float32 or better."""
-    logits = torch.addmm(bias_V, x_NE, weight_VE.t())
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """Logits and probabilities (N, V)."""
+    logits = _logits(x_NE, weight_VE, bias_V)
     return logits, logits.softmax(-1)
+
+
+def _logits(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor) -> Tensor:
+    """In float32 or better."""
+    logits = torch.addmm(bias_V, x_NE, weight_VE.t())
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _less_one_at(probabilities: Tensor, targets_N: Tensor) -> Tensor:

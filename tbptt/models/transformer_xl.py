@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tbptt.device import Precision, parameter_dtype
 from tbptt.errors import UserError
 from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from tbptt.models.attention import RelativeAttention, hidden_keys, inverse_frequencies, key_distances, sinusoid
+from tbptt.models.attention import RelativeAttention, causal_mask, inverse_frequencies, key_distances, sinusoid
 from tbptt.models.attention_choice import Attention, fused_obstacle, pick_attention
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
 from tbptt.models.dropout import Dropout
@@ -111,22 +111,33 @@ class Layer(nn.Module):
             self.content_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
             self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
 
-    def forward(self, x_BTD, memory_BMD, positions_KD, content_bias_HE, position_bias_HE, *sight) -> Tensor:
+    def forward(self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, *sight) -> tuple[Tensor, Tensor]:
+        """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E)."""
         arguments = positions_KD, content_bias_HE, position_bias_HE, *sight
         if self.pre_lnorm:
-            normal_BTD, memory_BMD = self.attention_norm(x_BTD), self.attention_norm(memory_BMD)
-            x_BTD = x_BTD + self.drop(self.attention(normal_BTD, memory_BMD, *arguments))
-            return x_BTD + self.drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
-        x_BTD = self.attention_norm(x_BTD + self.drop(self.attention(x_BTD, memory_BMD, *arguments)))
-        return self.feed_forward_norm(x_BTD + self.drop(self.feed_forward(x_BTD)))
+            memory = self.attention_norm(memory) if memory.dim() == 3 else memory
+            y_BTD, keys_values = self.attention(self.attention_norm(x_BTD), memory, *arguments)
+            x_BTD = x_BTD + self.drop(y_BTD)
+            return x_BTD + self.drop(self.feed_forward(self.feed_forward_norm(x_BTD))), keys_values
+        y_BTD, keys_values = self.attention(x_BTD, memory, *arguments)
+        x_BTD = self.attention_norm(x_BTD + self.drop(y_BTD))
+        return self.feed_forward_norm(x_BTD + self.drop(self.feed_forward(x_BTD))), keys_values
+
+    def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
+        """(B, T, 2, H, E) of what this layer was given."""
+        return self.attention.keys_values(self.attention_norm(x_BTD) if self.pre_lnorm else x_BTD, fused)
 
 
 class TransformerXL(RecurrentModel):
-    """The state is a tuple of memories, one (B, M, D) per layer: the last M <= mem_len inputs of that layer."""
+    """The state is a tuple of memories, one (B, M, D) per layer: the last M <= mem_len inputs of that layer.
+
+    For inference, it is their keys and values (B, M, 2, H, E), so that no position is projected twice.
+    """
 
     embedding: AdaptiveEmbedding
     softmax: AdaptiveSoftmax
     inverse_frequency: Tensor
+    layers: Any  # a ModuleList of Layer
 
     def __init__(self, config: TransformerXLConfig, vocab_size: int, activation_checkpointing: bool = False):
         super().__init__()
@@ -163,6 +174,10 @@ class TransformerXL(RecurrentModel):
         like = self.embedding.tables[0]
         length = self.mem_len if self.initial_memory is InitialMemory.zeros else 0
         return tuple(like.new_zeros(batch_size, length, self.d_model) for _ in self.layers)
+
+    def for_inference(self, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        fused = self._attention() is Attention.fused
+        return tuple(layer.keys_values(memory, fused) for layer, memory in zip(self.layers, state))
 
     def reach(self, tgt_len: int) -> int:
         """Each layer looks mem_len positions further back; memory is cut on segment borders."""
@@ -205,21 +220,25 @@ class TransformerXL(RecurrentModel):
         positions_KD = self.drop(sinusoid(distance_K, self.inverse_frequency))
         window = self.mem_len if self.same_length else None
         plain = self._attention() is Attention.plain
-        sight = window, hidden_keys(T, K, window, x_BTD.device) if plain else None
+        sight = window, causal_mask(T, K, window, like=x_BTD) if plain else None
         memories = []
-        for layer, memory_BMD in zip(self.layers, state):
-            memories.append(self._remember(memory_BMD, x_BTD))
+        for layer, memory in zip(self.layers, state):
             bias_owner = layer if self.untie_r else self
             bias = bias_owner.content_bias_HE, bias_owner.position_bias_HE
-            arguments = (x_BTD, memory_BMD, positions_KD, *bias, *sight)
+            arguments = (x_BTD, memory, positions_KD, *bias, *sight)
             if self.activation_checkpointing and self.training:
-                x_BTD = checkpoint(layer, *arguments, use_reentrant=False)
+                y_BTD, keys_values = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                x_BTD = layer(*arguments)
+                y_BTD, keys_values = layer(*arguments)
+            memories.append(self._remember(memory, x_BTD) if memory.dim() == 3 else self._last(keys_values))
+            x_BTD = y_BTD
         return self.drop(x_BTD), tuple(memories)
 
     def _remember(self, memory_BMD: Tensor, x_BTD: Tensor) -> Tensor:
         """The last mem_len positions of memory and segment, without gradient."""
-        new_BTD = x_BTD.detach()[:, -self.mem_len :] if self.mem_len else x_BTD.detach()[:, :0]
+        new_BTD = self._last(x_BTD)
         old_BMD = memory_BMD[:, max(0, memory_BMD.shape[1] + new_BTD.shape[1] - self.mem_len) :]
         return torch.cat([old_BMD.to(new_BTD.dtype), new_BTD], dim=1)
+
+    def _last(self, context: Tensor) -> Tensor:
+        return context.detach()[:, max(0, context.shape[1] - self.mem_len) :]
