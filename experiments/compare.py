@@ -47,7 +47,7 @@ def work(overrides: list[str], vocabulary: int) -> None:
     """Say 0 when memory is full; then for every line read, the milliseconds of an update."""
     from hydra import compose, initialize_config_dir
 
-    from experiments.throughput import CONF, CPU_SHAPE, register, typed, zipf_tokens
+    from experiments.throughput import CONF, CPU_SHAPE, register, typed, zipf_tokens  # what every version has
     from tbptt import device
     from tbptt.data.lanes import Lanes
     from tbptt.training.trainer import Trainer

@@ -31,6 +31,7 @@ from tbptt.device import MIXED, keep_freed_memory, parameter_dtype, pick_device
 from tbptt.evaluation.score import score
 from tbptt.launch.world import World
 from tbptt.models.attention_choice import Attention
+from tbptt.models.compilation import compile_blocks
 from tbptt.models.transformer_xl import TransformerXLConfig
 from tbptt.training.trainer import Trainer
 
@@ -43,6 +44,13 @@ CPU_SHAPE = [
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense products of 16 bits a second, as NVIDIA states them
 PATHS = ("plain", "plain+compiled", "fused", "fused+compiled")
 WARM_UP = 5  # updates, until memory is full
+
+
+def composed_with(words: list[str]) -> Config:
+    """The configuration of a command line."""
+    register()
+    with initialize_config_dir(str(CONF), version_base=None):
+        return typed(compose("config", words))
 
 
 def zipf_tokens(n_tokens: int, vocabulary: int) -> np.ndarray:
@@ -79,7 +87,7 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
     model = config.model.build(vocabulary, config.trainer.activation_checkpointing)
     model.to(device, parameter_dtype(precision))
     if path.endswith("compiled"):
-        model.compile()
+        compile_blocks(model)
     T, B = config.model.tgt_len, config.data.batch_size
     tokens = zipf_tokens(max((steps + WARM_UP) * B * T, eval_tokens) + 1, vocabulary)
     peak = next((flops for name, flops in PEAK.items() if device.type == "cuda" and name in device_name(device)), None)
@@ -151,9 +159,7 @@ def main() -> None:
     parser.add_argument("--paths", nargs="+", choices=PATHS, default=PATHS if on_gpu else PATHS[:1])
     parser.add_argument("--json", type=Path, help="append the rows to this file, one JSON object a line")
     arguments = parser.parse_args()
-    register()
-    with initialize_config_dir(str(CONF), version_base=None):
-        configs = [typed(compose("config", arguments.overrides or CPU_SHAPE)) for _ in arguments.paths]
+    configs = [composed_with(arguments.overrides or CPU_SHAPE) for _ in arguments.paths]
     vocabulary = arguments.vocabulary or (267_735 if configs[0].data.name == "wikitext103" else 32_632)
     rows = []
     for config, path in zip(configs, arguments.paths):

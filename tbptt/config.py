@@ -30,6 +30,7 @@ from tbptt.interop import exporting, importing
 from tbptt.interop.config import ExportConfig, ImportConfig
 from tbptt.launch import config as launchers
 from tbptt.models import ModelConfig
+from tbptt.models.compilation import check_compiler
 from tbptt.report import config as loggers
 from tbptt.report.config import LoggerConfig
 from tbptt.training import optimizers, schedules
@@ -90,6 +91,8 @@ class Config:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed} must be at least 0 and below 2^63")
         device = pick_device(self.trainer.device)
+        if self.trainer.compile:
+            check_compiler(device)
         if self.checkpoint is not None:
             locate_checkpoint(self.checkpoint)
         elif self.task in (Task.eval, Task.generate, Task.export):

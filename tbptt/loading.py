@@ -23,6 +23,7 @@ from tbptt.device import parameter_dtype
 from tbptt.errors import UserError
 from tbptt.models import CONFIGS as MODELS
 from tbptt.models import ModelConfig, RecurrentModel
+from tbptt.models.compilation import compile_blocks
 from tbptt.training.checkpoints import Checkpoint, find_checkpoint
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def open_trained(config: Config, overrides: Sequence[str], device: torch.device)
     model = model_config.build(checkpoint.info["identity"]["data"]["vocab_size"])
     checkpoint.load_weights(model)
     model.to(device, parameter_dtype(config.trainer.precision))
+    if config.trainer.compile:
+        compile_blocks(model)
     return Trained(checkpoint, model_config, model)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tbptt.models.dropout import Dropout, random_drop
+from tbptt.models.dropout import Dropout, dropped_relu, random_drop
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -33,6 +33,18 @@ def test_the_gradient_passes_where_the_value_did():
     y.sum().backward()
     assert torch.equal(y, x * x.grad)
     assert (y == 0).any() and (y != 0).any()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_after_a_relu_values_and_gradients_are_those_of_dropout_of_relu(rate):
+    x = torch.randn(70, 9, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(70, 9, dtype=torch.float64)
+    found = []
+    for function in (dropped_relu, lambda x, rate: random_drop(x.relu(), rate)):
+        torch.manual_seed(2)
+        y = function(x, rate)
+        found.append((y, *torch.autograd.grad((y * weight).sum(), x)))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_the_same_seed_draws_the_same_mask_and_no_two_calls_do():

@@ -96,7 +96,7 @@ class RelativeAttention(nn.Module):
     def forward(
         self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
     ) -> tuple[Tensor, Tensor]:
-        """The output (B, T, D), and the keys and values of the context (B, K, 2, H, E).
+        """The output (B, T, D), and the keys and values of the context (B, K, 2, H, E), without gradient.
 
         `memory` holds inputs (B, M, D) or, where those are known already, keys and values (B, M, 2, H, E). `mask_TK`
         is the mask of the plain form; None chooses the fused one, which needs but the `window`.
@@ -110,7 +110,7 @@ class RelativeAttention(nn.Module):
         r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
         bias = content_bias_HE, position_bias_HE
         y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask_TK, self._dropout())
-        return self.output(y_BHTE.transpose(1, 2).flatten(-2)), kv_BK2HE
+        return self.output(y_BHTE.transpose(1, 2).flatten(-2)), kv_BK2HE.detach()
 
     def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
         """(B, T, 2, H, E) of the inputs x: what a memory may hold in their place while no weight changes."""
@@ -141,7 +141,7 @@ class RelativeAttention(nn.Module):
             q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout(), 1 / math.sqrt(E)
         )
         output = F.pad(self.output.weight.unflatten(1, (H, E)), (0, spare)).flatten(1)
-        return F.linear(y_BTHE.flatten(-2), output), kv_BK2HE
+        return F.linear(y_BTHE.flatten(-2), output), kv_BK2HE.detach()
 
     def _padded(self, linear: nn.Linear) -> Tensor:
         """Heads padded with zeros to a multiple of 16, so that rows begin where a GPU loads 16 bytes at once.

@@ -1,9 +1,15 @@
-"""Dropout whose masks cost little on a processor, where torch draws a random number in float64 for every entry."""
+"""Dropout whose masks cost little on a processor, where torch draws a random number in float64 for every entry.
+
+After a ReLU no mask is kept at all.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -21,6 +27,25 @@ def kept(like: Tensor, rate: float) -> Tensor:
     bits = torch.empty(-(-like.numel() // 2), dtype=torch.int64).random_(-(2**63), None).view(torch.int32)
     bits = bits[: like.numel()].view(like.shape)
     return (bits >= round(rate * 2**32) - 2**31).to(like.dtype).mul_(1 / (1 - rate))
+
+
+def dropped_relu(x: Tensor, rate: float) -> Tensor:
+    """Dropout of relu(x). Only the result is kept for the gradient, which passes where that is positive."""
+    return DroppedReLU.apply(x, rate)
+
+
+class DroppedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
+        y, ctx.rate = random_drop(x.relu(), rate), rate
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (y,) = ctx.saved_tensors
+        return torch.where(y > 0, dy * (1 / (1 - ctx.rate)), 0), None
 
 
 class Dropout(nn.Dropout):

@@ -94,6 +94,10 @@ class RecurrentModel(nn.Module):
         h_BTD, state = self.hidden(tokens_BT, state)
         return self.softmax.log_probs(h_BTD.flatten(0, 1)).unflatten(0, tokens_BT.shape), state
 
+    def blocks(self) -> list[nn.Module]:
+        """The modules that `trainer.compile` compiles: all of one class, called with the same kinds of arguments."""
+        return []
+
     def notes(self) -> list[str]:
         """What was chosen for the device and precision the weights now have: sentences for the log."""
         return []

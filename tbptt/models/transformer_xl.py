@@ -19,7 +19,7 @@ from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.attention import RelativeAttention, causal_mask, inverse_frequencies, key_distances, sinusoid
 from tbptt.models.attention_choice import Attention, fused_obstacle, pick_attention
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
-from tbptt.models.dropout import Dropout
+from tbptt.models.dropout import Dropout, dropped_relu
 from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, State
 
 
@@ -89,10 +89,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(d_model, d_inner)
         self.outer = nn.Linear(d_inner, d_model)
-        self.drop = Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.outer(self.drop(self.inner(x_BTD).relu_()))
+        return self.outer(dropped_relu(self.inner(x_BTD), self.dropout if self.training else 0.0))
 
 
 class Layer(nn.Module):
@@ -192,6 +192,9 @@ class TransformerXL(RecurrentModel):
     def context(self) -> dict[str, Any]:
         window = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
         return window | {"initial_memory": self.initial_memory.name}
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.layers)
 
     def notes(self) -> list[str]:
         return [f"model.attention={self.attention.name}: attention is {self._attention().name}"]

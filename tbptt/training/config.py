@@ -32,6 +32,7 @@ class TrainerConfig:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     reset_state: ResetState = ResetState.epoch  # when the state becomes empty again
     activation_checkpointing: bool = False  # less memory, more arithmetic
+    compile: bool = False  # torch.compile the model's blocks
     max_nonfinite: int = 20  # give up after so many updates in a row without a finite loss and gradient
     log_every: int = 100  # steps between lines of metrics.jsonl
     eval_every: int = 4_000  # steps between validations
@@ -40,7 +41,7 @@ class TrainerConfig:
     keep: int = 2  # checkpoints kept besides the best
 
     NOT_NUMBERS: ClassVar = (  # what changes speed, memory or bookkeeping, never a loss
-        "devices", "micro_batch", "device", "activation_checkpointing", "log_every", "save_every", "keep",
+        "devices", "micro_batch", "device", "activation_checkpointing", "compile", "log_every", "save_every", "keep",
     )  # fmt: skip
 
     def check(self) -> None:

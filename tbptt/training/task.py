@@ -22,6 +22,7 @@ from tbptt.evaluation.score import Score, score
 from tbptt.evaluation.task import score_split
 from tbptt.launch.stopping import Stopped, stop_on_signal
 from tbptt.launch.world import World
+from tbptt.models.compilation import compile_blocks
 from tbptt.report.curves import draw_curves
 from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
 from tbptt.report.progress import progress
@@ -62,6 +63,8 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
     torch.manual_seed(config.seed)
     model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
     model.to(world.device, parameter_dtype(config.trainer.precision))
+    if config.trainer.compile:
+        compile_blocks(model)
     lanes = Lanes.cut(corpus.splits["train"], config.data.batch_size, config.model.tgt_len)
     optimizer = config.optimizer.build(model.parameters())
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)

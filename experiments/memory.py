@@ -1,0 +1,88 @@
+"""The memory of one training step at full size, counted without a GPU and without computing anything.
+
+    python -m experiments.memory                                          # the paper's base run, bf16, fused attention
+    python -m experiments.memory model=txl_18l trainer.activation_checkpointing=true
+
+The step runs on tensors that have shapes and no data (FakeTensorMode), and MemTracker adds up what lives at once. What
+libraries and gaps of the allocator take comes on top; that the numbers hold on a GPU has not been measured.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from unittest.mock import patch
+
+os.environ["TRITON_INTERPRET"] = "1"  # lets fused attention be chosen here; no kernel runs
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from experiments.throughput import composed_with, zipf_tokens
+from tbptt.config import Config
+from tbptt.device import autocast
+from tbptt.models.attention_choice import Attention
+
+WORDS = 267_735
+
+
+def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
+    """What a processor does otherwise: dropout keeps a byte an entry, autocast leaves LayerNorm in float32.
+
+    And an index of words is as long as Zipf's law makes it, since there are no words.
+    """
+
+    def members(ids_N: Tensor, low: int, high: int) -> Tensor:
+        return torch.arange(int(len(ids_N) * ((tokens >= low) & (tokens < high)).mean()))
+
+    def layer_norm(x: Tensor, *arguments) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return normalize(x.float(), *arguments)
+
+    normalize, patches = nn.functional.layer_norm, ExitStack()
+    patches.enter_context(patch("torch.nn.functional.layer_norm", layer_norm))
+    patches.enter_context(patch("tbptt.models.adaptive.members", members))
+    drop = lambda x, rate: torch.native_dropout(x, rate, True)[0] if rate else x  # noqa: E731
+    patches.enter_context(patch("tbptt.models.dropout.random_drop", drop))
+    return patches
+
+
+def peak(config: Config) -> dict[str, int]:
+    """Bytes of each kind at the moment when most are held, with Adam's moments there and the memory full."""
+    B, T = config.data.batch_size, config.model.tgt_len
+    config.model.attention = Attention.fused
+    with as_on_a_gpu(zipf_tokens(100_000, WORDS)), FakeTensorMode(allow_non_fake_inputs=True):
+        model = config.model.build(WORDS, config.trainer.activation_checkpointing)
+        model.embedding.tied = False  # sparse gradients are for processors
+        optimizer = config.optimizer.build(model.parameters())
+        tokens_BT = torch.zeros(B, T, dtype=torch.int64)
+        state = tuple(torch.zeros(B, config.model.mem_len, config.model.d_model) for _ in range(config.model.n_layer))
+
+        def step(state):
+            optimizer.zero_grad()
+            with autocast(torch.device("cpu"), config.trainer.precision):
+                nll_BT, state = model(tokens_BT, tokens_BT, state)
+            nll_BT.mean().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.trainer.clip)
+            optimizer.step()
+            return state
+
+        state = step(state)
+        optimizer.zero_grad()
+        tracker = MemTracker()
+        tracker.track_external(model, optimizer, *state)
+        with tracker:
+            step(state)
+    (found,) = tracker.get_tracker_snapshot("peak").values()
+    return {getattr(kind, "value", kind): size for kind, size in found.items()}
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:] or ["model=txl_16l"]
+    found = peak(composed_with(["trainer.precision=bf16", *words]))
+    print(" ".join(words))
+    print(", ".join(f"{kind} {size / 2**30:.2f} GiB" for kind, size in found.items() if size > 2**20))
