@@ -7,7 +7,8 @@
 Words with `=` are the same settings as run.py's. Without any, the shape is the one the original's code was timed at on
 two cores of a processor: 4 layers, d 128, 4 heads of 32, inner 512, segment = memory = 64, 8 lanes, 32,632 words.
 A path is plain or fused, compiled or not; each trains, and each evaluates as the `eval` group says: `ms` is an update's
-time or that of the whole evaluation, `first_s` what the first one took (for an evaluation: took longer).
+time or that of the whole evaluation, `first_s` what the first one took (for an evaluation: took longer), `input_share`
+the part of an update that the device waits for its tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,7 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
         compile_blocks(model)
     T, B = config.model.tgt_len, config.data.batch_size
     tokens = zipf_tokens(max((steps + WARM_UP) * B * T, eval_tokens) + 1, vocabulary)
+    lanes = Lanes.cut(tokens, B, T)
     peak = next((flops for name, flops in PEAK.items() if device.type == "cuda" and name in device_name(device)), None)
 
     def row(task: str, run: Callable[[], tuple[float, float, int]], shape: TransformerXLConfig, passes: int) -> dict:
@@ -108,10 +111,19 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
             "flop_utilisation": used and round(used, 3),
             "peak_GiB": memory and round(memory, 2),
             "first_s": round(first, 2),
+            "input_share": round(input_seconds() / seconds, 5) if task == "train" else None,
         }
 
+    def input_seconds() -> float:
+        """What an update spends on cutting its segment and sending it: nobody does that ahead of time."""
+
+        def cut_and_send(index: int) -> None:
+            for x in lanes.segment(index):
+                x.to(device)
+
+        return float(np.median([timed(partial(cut_and_send, i % len(lanes))) for i in range(100)]))
+
     def train() -> tuple[float, float, int]:
-        lanes = Lanes.cut(tokens, B, T)
         schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
         optimizer = config.optimizer.build(model.parameters())
         trainer = Trainer(model, lanes, optimizer, schedule, config.trainer, World(device=device))
