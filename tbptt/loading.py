@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from tbptt.config import Config, from_dict
 from tbptt.data import language
 from tbptt.data.config import DataConfig
+from tbptt.data.corpora import corpus_named
 from tbptt.data.language import Language, corpus_language, kept_language
 from tbptt.data.own_text import open_own_text
 from tbptt.data.prepare import PreparedCorpus, open_corpus
@@ -70,6 +71,10 @@ def corpus_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[
         path = Path(str(config.data.path)).expanduser()
         log.info("Reading %s with the vocabulary of the run", path)
         return open_own_text(path, config.eval.split.name, _kept_language(checkpoint))
+    given = config.data.path
+    if config.data.name == "text" and not (given and Path(given).expanduser().exists()):
+        found = "needs data.path=FILE" if given is None else f"found no data.path={given}"
+        raise UserError(f"data=text {found}: a text to score, or a folder with train.txt, valid.txt, test.txt")
     corpus = open_corpus(_data(config, checkpoint, overrides))
     checkpoint.refuse_other_vocabulary(corpus.identity())
     return corpus
@@ -94,13 +99,17 @@ def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> D
     """The corpus of the checkpoint, unless the command line names another or changes where it is."""
     words, trained = _data_words(overrides), checkpoint.info["config"]["data"]
     if any(word.startswith("data=") for word in words):
+        corpus_named(config.data.name).check(config.data)
         return config.data
     if trained is None:
         raise UserError(
             f"checkpoint={config.checkpoint} was imported and brings no corpus: name one, as in data=wikitext103, "
             "data=fairseq data.path=DATA-BIN or data=text data.path=FILE"
         )
-    return from_dict(DataConfig, trained | dict(OmegaConf.from_dotlist([word.removeprefix("data.") for word in words])))
+    own = dict(OmegaConf.from_dotlist([word.removeprefix("data.") for word in words]))
+    data = from_dict(DataConfig, trained | own)
+    corpus_named(data.name).check(data)
+    return data
 
 
 def _data_words(overrides: Sequence[str]) -> list[str]:

@@ -105,6 +105,28 @@ def test_an_evaluation_sweep_leaves_one_table_and_one_figure(home, trained):
     assert looks_like_a_picture(home / "sweep/sweep.png")
 
 
+def test_a_sweep_over_the_choices_of_a_group_names_them(home, trained):
+    sweep = ["eval=default,wt103_base", "eval.max_tokens=300", "hydra.sweep.dir=choices"]
+    printed = run(home, "-m", "task=eval", "checkpoint=trained", *sweep)
+    rows = list(csv.DictReader((home / "choices/sweep.csv").read_text().splitlines()))
+    assert [row["eval"] for row in rows] == ["default", "wt103_base"]
+    assert {line.split()[0] for line in printed.splitlines() if " done " in line} == {"default", "wt103_base"}
+
+
+def test_losses_of_every_token_are_kept_and_members_of_a_sweep_do_not_share_them(home, trained):
+    words = ["task=eval", "checkpoint=trained", "eval.max_tokens=300"]
+    run(home, *words, "eval.save_losses=losses", "hydra.run.dir=kept")
+    kept = home / "kept/losses"
+    size = kept.stat().st_size
+    assert size == 4 * 300
+    kept.unlink()
+    run(home, *words, "eval.save_losses=losses", "hydra.run.dir=kept")
+    assert kept.stat().st_size == size
+    shared = f"eval.save_losses={home / 'shared'}"
+    printed = run(home, "-m", *words, "eval.mem_len=4,8", shared, "hydra.sweep.dir=sharing", code=1)
+    assert "would be written by every member of the sweep" in printed and not (home / "shared").exists()
+
+
 def test_a_failed_member_of_a_training_sweep_is_in_the_table_and_the_exit_code(home):
     printed = run(home, "-m", *SMALL, "model.n_head=0,2", "trainer.max_steps=6", "hydra.sweep.dir=broken", code=1)
     failed, done = csv.DictReader((home / "broken/sweep.csv").read_text().splitlines())

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from tbptt.config import Config, as_dict
 from tbptt.data.config import Level
 from tbptt.data.prepare import PreparedCorpus
+from tbptt.errors import UserError
 from tbptt.evaluation.dynamic import score_dynamically
 from tbptt.evaluation.losses import save_losses
 from tbptt.evaluation.score import report_lines, score
@@ -38,7 +40,9 @@ def evaluate(config: Config, run_dir: Path, world: World) -> None:
         "text": hashlib.sha256(corpus.splits[config.eval.split.name].data).hexdigest(),
         "eval": as_dict(config.eval),
     }
-    if world.broadcast(read_results(run_dir).get("scored") == scored):
+    losses = losses_file(config, run_dir)
+    known = read_results(run_dir).get("scored") == scored and (losses is None or losses.is_file())
+    if world.broadcast(known):
         log.info("Scored before: %s; delete it to score again", run_dir / RESULTS)
         return
     if world.is_main:
@@ -57,7 +61,7 @@ def score_split(
     config: Config, tgt_len: int, model: RecurrentModel, corpus: PreparedCorpus, run_dir: Path, world: World
 ) -> dict[str, Any]:
     """Score config.eval.split, on all ranks of `world` together, and print what there is to say about it."""
-    split, level = config.eval.split.name, corpus.vocabulary.level
+    split, level, losses = config.eval.split.name, corpus.vocabulary.level, losses_file(config, run_dir)
     stream = corpus.splits[split]
     name = "text" if corpus.folder.is_file() else split  # a file of the user's, or a split of a corpus
     log.info("Scoring the %s", name if name == "text" else f"{name} split")
@@ -71,17 +75,31 @@ def score_split(
     if in_text := original_units(scored.loss, scored.tokens, level, corpus.meta["splits"][split]):
         log.info("%.2f perplexity per word, %.4f bits per byte of the text", *in_text.values())
         results |= in_text
-    if config.eval.save_losses and world.is_main:
-        path = run_dir / Path(config.eval.save_losses).expanduser()
+    if losses and world.is_main:
         about = {"checkpoint": config.checkpoint or str(run_dir), "tokens": scored.tokens, "loss": scored.loss}
-        save_losses(scored.losses_N, path, about | {"split": name, "eval": scored.settings})
-        log.info("Losses of every token: %s", path)
+        save_losses(scored.losses_N, losses, about | {"split": name, "eval": scored.settings})
+        log.info("Losses of every token: %s", losses)
     if level is Level.byte:
         peers = compressed_bits_per_byte(stream[: scored.tokens + 1].tobytes())
         theirs = ", ".join(f"{name} makes {bits:.3f}" for name, bits in peers.items())
         log.info("%.3f bits per byte; of the same bytes %s", results["bpc"], theirs)
         results["compressors"] = peers
     return results
+
+
+def losses_file(config: Config, run_dir: Path) -> Path | None:
+    """Where eval.save_losses writes. UserError for a place that is a folder, or that all members of a sweep share."""
+    if config.eval.save_losses is None:
+        return None
+    path = Path(config.eval.save_losses).expanduser()
+    if path.is_absolute() and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise UserError(
+            f"eval.save_losses={path} would be written by every member of the sweep: a relative path lies in each "
+            "member's run directory"
+        )
+    if (run_dir / path).is_dir():
+        raise UserError(f"eval.save_losses={path} is a folder: it must be a file")
+    return run_dir / path
 
 
 def _score_dynamically(config: Config, tgt_len: int, model: RecurrentModel, corpus: PreparedCorpus) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
 
 PREFIX = "transformer."
 CLUSTERS = ("crit.cluster_weight", "crit.cluster_bias")
-VOCABULARIES = ("vocab.txt", "vocab.pkl", "vocab.bin")
+VOCABULARIES = ("vocab.txt", "vocab.pkl", "vocab.bin", "vocabulary.json")  # the last by an export of ours
 SAME = ("n_layer", "d_model", "n_head", "d_head", "d_inner", "d_embed", "div_val", "cutoffs", "dropout", "dropatt",
         "pre_lnorm", "untie_r", "mem_len", "clamp_len", "same_length")  # fmt: skip
 # Of a config.json that leaves them out, as configuration_transfo_xl.py has them.

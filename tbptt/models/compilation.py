@@ -32,5 +32,7 @@ def compile_blocks(model: RecurrentModel) -> None:
     blocks = model.blocks()
     if not blocks:
         log.warning("trainer.compile=true has no effect: %s has no blocks to compile", type(model).__name__)
+    # One block's code is shared by training and evaluation, each with an empty, a filling and a full memory.
+    torch._dynamo.config.recompile_limit = 64
     for block in blocks:
         block.compile(dynamic=True)

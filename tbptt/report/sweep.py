@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tbptt.launch.jobs import wait_for_jobs
 from tbptt.report.sweep_figure import draw_sweep
@@ -44,28 +44,21 @@ def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
     if not jobs:
         return
     varied = _varied([overrides for overrides, _ in jobs])
-    rows = [{key: overrides.get(key) for key in varied} | results for overrides, results in jobs]
+    rows: list[dict[str, Any]] = [results | {key: overrides.get(key) for key in varied} for overrides, results in jobs]
     columns = [*varied, "status", *(key for key in RESULTS if any(key in row for row in rows))]
     with open(target / "sweep.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    scored = [row for row in rows if "loss" in row]
-    _print_table(rows, columns, best=_best(scored))
+    # Jobs are compared by the numbers of dynamic evaluation where there are any, and then without those that have none.
+    prefix = DYNAMIC if any(f"{DYNAMIC}loss" in row for row in rows) else ""
+    compared = [row for row in rows if f"{prefix}loss" in row]
+    best = min(compared, key=lambda row: float(row[f"{prefix}loss"]), default=None)
+    _print_table(rows, columns, len(varied), best)
     print(f"Table: {target / 'sweep.csv'}")
-    if scored:
-        draw_sweep(scored, varied, _compared(scored), target / "sweep.png")
+    if compared:
+        draw_sweep(compared, varied, prefix, target / "sweep.png")
         print(f"Figure: {target / 'sweep.png'}")
-
-
-def _best(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    key = f"{_compared(rows)}loss"
-    return min(rows, key=lambda row: float(row[key]), default=None)
-
-
-def _compared(rows: list[dict[str, Any]]) -> str:
-    """The prefix of the numbers that jobs are compared by: dynamic evaluation's where every job has them."""
-    return DYNAMIC if all(f"{DYNAMIC}loss" in row for row in rows) else ""
 
 
 def _job_number(path: Path) -> tuple[int, str]:
@@ -76,7 +69,7 @@ def _job_number(path: Path) -> tuple[int, str]:
 def _read_job(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A job's overrides, and its results or how it failed."""
     words = [str(word) for word in OmegaConf.load(folder / ".hydra/overrides.yaml")]
-    overrides = _flat(OmegaConf.from_dotlist(words))
+    overrides = dict(map(_setting, words))
     results, error = folder / "results.json", folder / "error.txt"
     if error.exists():
         last_line = error.read_text().strip().splitlines()[-1:]  # the others, if there are any, are a traceback
@@ -86,13 +79,11 @@ def _read_job(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return overrides, {"status": "done"} | json.loads(results.read_text())
 
 
-def _flat(tree: DictConfig, prefix: str = "") -> dict[str, Any]:
-    """Nested overrides as dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = str(name)
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else {f"{prefix}{key}": value}
-    return flat
+def _setting(word: str) -> tuple[str, Any]:
+    """A word of the command line: its key, which may be a group, and its value, a number where it is one."""
+    key, _, value = word.lstrip("+").partition("=")
+    typed = OmegaConf.from_dotlist([f"value={value}"]).value
+    return key, value if isinstance(typed, DictConfig | ListConfig) else typed
 
 
 def _varied(jobs: list[dict[str, Any]]) -> list[str]:
@@ -101,11 +92,15 @@ def _varied(jobs: list[dict[str, Any]]) -> list[str]:
     return [key for key in keys if len({str(job.get(key)) for job in jobs}) > 1]
 
 
-def _print_table(rows: list[dict[str, Any]], columns: list[str], best: dict[str, Any] | None) -> None:
-    cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
+def _print_table(rows: list[dict[str, Any]], columns: list[str], settings: int, best: dict[str, Any] | None) -> None:
+    """The first columns are `settings`, printed as they were typed; the others are results."""
+    cells = [columns]
+    for row in rows:
+        typed = [" ".join(str(row[column]).split()) for column in columns[:settings]]
+        cells.append(typed + [_cell(row.get(column)) for column in columns[settings:]])
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line, row in zip(cells, [None, *rows]):
-        mark = "  <- best" if row is not None and row is best else ""
+    for line, shown in zip(cells, [None, *rows]):
+        mark = "  <- best" if shown is not None and shown is best else ""
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) + mark)
 
 

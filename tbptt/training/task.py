@@ -86,6 +86,11 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
         start.load_weights(model)
         if config.optimizer.from_checkpoint:
             trainer.take_optimizer(start.optimizer_state(config.optimizer.name))
+            if trainer.step >= config.trainer.max_steps:
+                raise UserError(
+                    f"optimizer.from_checkpoint=true goes on at step {trainer.step} of {config.checkpoint}: "
+                    f"trainer.max_steps={config.trainer.max_steps} must be more"
+                )
         log.info("Starting from the weights of %s, at step %s", start.folder, f"{trainer.step:,}")
     if world.is_main:
         checkpoints.rewind(newest, record.best_step)
