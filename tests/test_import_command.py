@@ -111,6 +111,30 @@ def test_a_run_goes_on_with_the_optimizer_of_another(home, imported):
     assert "at step 10" in printed
     lines = [json.loads(line) for line in (home / "second/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "split" not in line] == [15, 20]
+    words = ["hydra.run.dir=third", "checkpoint=first/last", "optimizer.from_checkpoint=true", "trainer.max_steps=10"]
+    assert "goes on at step 10" in run(home, *settings, *words, code=1)
+    for own, said in (
+        (["data=text"], "needs data.path=FILE"),
+        (["data=text", "data.path=nowhere"], "found no data.path"),
+    ):
+        assert said in run(home, "task=eval", "checkpoint=first", *own, code=1)
+
+
+def test_an_export_of_a_model_of_bytes_comes_back_with_its_vocabulary(home, imported):
+    run(
+        home,
+        "experiment=debug",
+        "data=text",
+        "data.level=byte",
+        "data.path=text",
+        "data.batch_size=2",
+        "hydra.run.dir=bytes",
+    )
+    run(home, "task=export", "checkpoint=bytes", "export.format=hf", "export.path=bytes-hf")
+    printed = run(home, "task=import", "import.format=hf", "import.path=bytes-hf", "hydra.run.dir=back")
+    assert "No vocabulary came along" not in printed
+    vocabularies = [(home / name / "vocabulary.json").read_bytes() for name in ("bytes", "back")]
+    assert vocabularies[0] == vocabularies[1]
 
 
 def test_an_imported_run_goes_out_again(home, imported):
