@@ -70,6 +70,9 @@ def hand_over(stopped: Stopped) -> None:
     handler = signal.getsignal(signal.SIGUSR2)
     if find_place().launcher != "submitit" or not callable(handler):
         return
+    # Another signal reaches all processes of the job, those started here to speak with SLURM too: they inherit this.
+    for signum in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)
     if stopped.signum == signal.SIGUSR2 or (stopped.signum == signal.SIGTERM and _slurm_state() == "RUNNING"):
         handler(signal.SIGUSR2, None)
         raise SystemExit(0)
