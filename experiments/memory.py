@@ -26,6 +26,7 @@ from experiments.throughput import composed_with, zipf_tokens
 from tbptt.config import Config
 from tbptt.device import autocast
 from tbptt.models.attention_choice import Attention
+from tbptt.models.clusters import Bounds, Words
 
 WORDS = 267_735
 
@@ -36,8 +37,9 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
     And an index of words is as long as Zipf's law makes it, since there are no words.
     """
 
-    def members(ids_N: Tensor, low: int, high: int) -> Tensor:
-        return torch.arange(int(len(ids_N) * ((tokens >= low) & (tokens < high)).mean()))
+    def sort(ids: Tensor, bounds: Bounds, multiple: int = 1) -> Words:
+        shares = [((tokens >= low) & (tokens < high)).mean() for low, high in bounds]
+        return Words(ids, bounds, tuple(torch.arange(int(ids.numel() * share)) for share in shares))
 
     def layer_norm(x: Tensor, *arguments) -> Tensor:
         with torch.autocast("cpu", enabled=False):
@@ -45,7 +47,7 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
 
     normalize, patches = nn.functional.layer_norm, ExitStack()
     patches.enter_context(patch("torch.nn.functional.layer_norm", layer_norm))
-    patches.enter_context(patch("tbptt.models.adaptive.members", members))
+    patches.enter_context(patch("tbptt.models.clusters.Words.sort", sort))
     drop = lambda x, rate: torch.native_dropout(x, rate, True)[0] if rate else x  # noqa: E731
     patches.enter_context(patch("tbptt.models.dropout.random_drop", drop))
     return patches

@@ -8,7 +8,7 @@ Words with `=` are the same settings as run.py's. Without any, the shape is the 
 two cores of a processor: 4 layers, d 128, 4 heads of 32, inner 512, segment = memory = 64, 8 lanes, 32,632 words.
 A path is plain or fused, compiled or not; each trains, and each evaluates as the `eval` group says: `ms` is an update's
 time or that of the whole evaluation, `first_s` what the first one took (for an evaluation: took longer), `input_share`
-the part of an update that the device waits for its tokens.
+what cutting, sorting and sending the tokens takes of an update, all of it on the host while a GPU computes.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
     if path.endswith("compiled"):
         compile_blocks(model)
     T, B = config.model.tgt_len, config.data.batch_size
-    tokens = zipf_tokens(max((steps + WARM_UP) * B * T, eval_tokens) + 1, vocabulary)
+    tokens = zipf_tokens(max((steps + WARM_UP + 1) * B * T, eval_tokens) + 1, vocabulary)
     lanes = Lanes.cut(tokens, B, T)
     peak = next((flops for name, flops in PEAK.items() if device.type == "cuda" and name in device_name(device)), None)
 
@@ -115,11 +115,11 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
         }
 
     def input_seconds() -> float:
-        """What an update spends on cutting its segment and sending it: nobody does that ahead of time."""
+        """What the host spends on cutting a segment, sorting its words and sending it, while the device computes."""
 
         def cut_and_send(index: int) -> None:
             for x in lanes.segment(index):
-                x.to(device)
+                model.send(x, device)
 
         return float(np.median([timed(partial(cut_and_send, i % len(lanes))) for i in range(100)]))
 
@@ -127,8 +127,9 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
         schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
         optimizer = config.optimizer.build(model.parameters())
         trainer = Trainer(model, lanes, optimizer, schedule, config.trainer, World(device=device))
+        first = timed(lambda: trainer.update().loss)
         seconds = [timed(trainer.update) for _ in range(steps + WARM_UP)]
-        return seconds[0], float(np.median(seconds[WARM_UP:])), B * T
+        return first, float(np.median(seconds[WARM_UP:])), B * T
 
     def evaluate() -> tuple[float, float, int]:
         first, second = (
@@ -141,7 +142,7 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds; both kinds of work end with a number on the host, so that nothing is left running on a GPU."""
+    """Seconds. An evaluation ends with a number on the host; an update ends when a GPU is done with the one before."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

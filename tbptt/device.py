@@ -49,6 +49,25 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on its way to the device. The host goes on at once, which it can only from pinned memory."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
+class Later:
+    """Numbers on their way from the device to the host, behind all that the device was asked to do before."""
+
+    def __init__(self, x: torch.Tensor):
+        self._x = x.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.current_stream(x.device).record_event() if x.is_cuda else None
+
+    def read(self) -> list[float]:
+        """Wait for them."""
+        if self._arrived:
+            self._arrived.synchronize()
+        return self._x.tolist()
+
+
 def parameter_dtype(precision: Precision) -> torch.dtype:
     return torch.float64 if precision is Precision.fp64 else torch.float32
 

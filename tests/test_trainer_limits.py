@@ -11,7 +11,7 @@ from tbptt.data.lanes import Lanes
 from tbptt.device import Precision
 from tbptt.errors import UserError
 from tbptt.models.protocol import map_state
-from tbptt.training.optimizers import AdamConfig, SGDConfig
+from tbptt.training.optimizers import AdamConfig, AdamWConfig, SGDConfig
 from tbptt.training.schedules import ConstantConfig
 from tbptt.training.trainer import Trainer
 
@@ -51,28 +51,41 @@ def test_the_gradient_is_scaled_to_the_clip_norm_where_longer_and_reported_befor
 
 
 @BOTH_MODELS
-def test_a_loss_that_is_not_finite_changes_no_weight_and_empties_the_state(name):
-    trainer = make_trainer(MODELS[name](dtype=torch.float32), some_lanes(), micro_batch=2)
-    empty = states_of(trainer)
+@pytest.mark.parametrize("optimizer", [AdamConfig(), AdamWConfig(), SGDConfig(momentum=0.9)])
+def test_a_loss_that_is_not_finite_changes_neither_weights_nor_optimizer(name, optimizer):
+    trainer = make_trainer(MODELS[name](dtype=torch.float32), some_lanes(), optimizer, micro_batch=2)
     trainer.update()
     optimizer_before = {id(p): {k: v.clone() for k, v in s.items()} for p, s in trainer.optimizer.state.items()}
-    bias = trainer.model.softmax.biases[0]
-    good = bias[3].item()
     with torch.no_grad():
-        bias[3] = math.nan
+        trainer.model.softmax.biases[0][3] = math.nan
     weights = weights_of(trainer)
-    update = trainer.update()
-    assert not math.isfinite(update.loss)
+    assert not math.isfinite(trainer.update().loss)
     torch.testing.assert_close(weights_of(trainer), weights, rtol=0, atol=0, equal_nan=True)
-    assert all(torch.equal(x, y) for x, y in zip(states_of(trainer), empty, strict=True))
     for p, before in optimizer_before.items():
         (after,) = (s for q, s in trainer.optimizer.state.items() if id(q) == p)
-        assert all(torch.equal(after[key], before[key]) for key in before)
+        assert before and all(torch.equal(after[key], before[key]) for key in before)
+
+
+@BOTH_MODELS
+def test_states_that_carry_nan_are_emptied_once_seen(name):
+    trainer = make_trainer(MODELS[name](dtype=torch.float32), some_lanes(), micro_batch=2)
+    empty, table = states_of(trainer), trainer.model.embedding.tables[0]
+    trainer.update()
+    good = table.detach().clone()
     with torch.no_grad():
-        bias[3] = good
-    assert math.isfinite(trainer.update().loss)
-    assert trainer.step == 3 and trainer.nonfinite == 0
-    assert weights_of(trainer).isfinite().all()
+        table.fill_(math.nan)
+    assert not math.isfinite(trainer.update().loss)
+    with torch.no_grad():
+        table.copy_(good)
+    weights = weights_of(trainer)
+    assert not math.isfinite(trainer.update().loss)  # it began with the states of the update before
+    assert torch.equal(weights_of(trainer), weights)
+    assert all(torch.equal(x, y) for x, y in zip(states_of(trainer), empty, strict=True))
+    for _ in range(3):
+        assert math.isfinite(trainer.update().loss)
+        assert all(x.numel() and x.any() for x in states_of(trainer))
+    assert trainer.nonfinite == 0 and weights_of(trainer).isfinite().all()
+    assert not torch.equal(weights_of(trainer), weights)
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight_but_keeps_the_state():
@@ -96,8 +109,9 @@ def test_too_many_updates_in_a_row_that_are_not_finite_end_the_run_at_a_named_st
         with torch.no_grad():
             bias[0] = math.nan if bad else 0.0
         assert math.isfinite(trainer.update().loss) is not bad
+    trainer.update()
     with pytest.raises(UserError, match=rf"step {len(poisoned) + 1}\b.*optimizer\.lr"):
-        trainer.update()
+        trainer.update()  # which looks at the one before
 
 
 def test_a_continued_run_goes_on_counting_updates_that_are_not_finite():
@@ -107,6 +121,7 @@ def test_a_continued_run_goes_on_counting_updates_that_are_not_finite():
             model.softmax.biases[0][0] = math.nan
     trainer.update()
     resumed.load_state_dict(trainer.state_dict())
+    resumed.update()
     with pytest.raises(UserError, match="2 updates in a row"):
         resumed.update()
 

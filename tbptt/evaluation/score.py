@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tbptt.data.config import Level
-from tbptt.device import Precision, autocast
+from tbptt.device import Precision, autocast, send
 from tbptt.errors import UserError
 from tbptt.evaluation.config import EvalConfig
 from tbptt.evaluation.lanes import scored_segments
@@ -87,13 +87,13 @@ def score(
         segments = scored_segments(stream, walk.tgt_len, plan, mine) if mine.start < mine.stop else ()
         for step, (tokens_BT, counted_N, targets_N, places_N) in enumerate(segments, start=1):
             with autocast(device, precision):
-                h_BTD, state = model.hidden(tokens_BT.to(device), state)
+                h_BTD, state = model.hidden(model.send(tokens_BT, device), state)
                 if len(counted_N):  # a burn-in has no losses
-                    h_ND = h_BTD.flatten(0, 1).index_select(0, counted_N.to(device))
-                    nll_N = model.softmax(h_ND, targets_N.to(device))
+                    h_ND = h_BTD.flatten(0, 1).index_select(0, send(counted_N, device))
+                    nll_N = model.softmax(h_ND, model.send(targets_N, device))
                     total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
                     if config.save_losses:
-                        losses_N[places_N.to(device)] = nll_N.float()
+                        losses_N[send(places_N, device)] = nll_N.float()
             progress(step, plan.run)
         total, count = world.sum(torch.stack((total, torch.tensor(count).to(total)))).tolist()
         context = {"mem_len": None, "clamp_len": None, "same_length": None} | told_context(model)

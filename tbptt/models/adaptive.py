@@ -10,24 +10,13 @@ Shapes: N tokens (lanes and positions flattened), D model size, E embedding size
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbptt.models.clusters import Words, cluster_bounds
 from tbptt.models.linear_cross_entropy import linear_cross_entropy
-
-
-def cluster_bounds(vocab_size: int, cutoffs: Sequence[int]) -> list[tuple[int, int]]:
-    """The [first, last + 1) word ids of every cluster."""
-    edges = [0, *cutoffs, vocab_size]
-    return list(pairwise(edges))
-
-
-def members(ids_N: Tensor, low: int, high: int) -> Tensor:
-    """Indices into `ids_N` of the words of cluster [low, high)."""
-    return ((ids_N >= low) & (ids_N < high)).nonzero().squeeze(1)
 
 
 class AdaptiveEmbedding(nn.Module):
@@ -55,17 +44,17 @@ class AdaptiveEmbedding(nn.Module):
             return None
         return self.projections[cluster if len(self.projections) > 1 else 0]
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        ids_N = ids_BT.flatten()
+    def forward(self, words_BT: Tensor | Words) -> Tensor:
+        words_N = Words.of(words_BT, self.bounds).flatten()
         if len(self.bounds) == 1:
-            x_ND = self._embed(ids_N, 0)
+            x_ND = self._embed(words_N.ids, 0)
         else:
-            x_ND = self.tables[0].new_zeros(len(ids_N), self.d_model)
-            for cluster, (low, high) in enumerate(self.bounds):
-                index = members(ids_N, low, high)
-                rows = self._embed(ids_N[index] - low, cluster)
-                x_ND = x_ND.to(rows.dtype).index_copy(0, index, rows)
-        return (x_ND * self.d_model**0.5).unflatten(0, ids_BT.shape)
+            x_ND = self.tables[0].new_zeros(len(words_N.ids), self.d_model)
+            for cluster in range(len(self.bounds)):
+                index, words, inside = words_N.of_cluster(cluster)
+                rows = self._embed(words, cluster)
+                x_ND = x_ND.to(rows.dtype).index_add(0, index, rows.where(inside[:, None], 0))
+        return (x_ND * self.d_model**0.5).unflatten(0, words_BT.shape)
 
     def _embed(self, ids_N: Tensor, cluster: int) -> Tensor:
         table_VE = self.tables[cluster]
@@ -100,19 +89,20 @@ class AdaptiveSoftmax(nn.Module):
             self.cluster_weight = nn.Parameter(torch.empty(n_tails, embedding.tables[0].shape[1]))
             self.cluster_bias = nn.Parameter(torch.empty(n_tails))
 
-    def forward(self, h_ND: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(self, h_ND: Tensor, targets_N: Tensor | Words) -> Tensor:
         """(N, D) hidden states and (N,) next words -> (N,) losses in nats, in the order given."""
+        targets = Words.of(targets_N, self.bounds)
         head_size = self.bounds[0][1] + len(self.bounds) - 1
-        head_targets_N = targets_N
+        head_targets_N = ids_N = targets.ids
         for tail, (low, high) in enumerate(self.bounds[1:], start=1):
-            head_targets_N = head_targets_N.masked_fill((targets_N >= low) & (targets_N < high), head_size - tail)
+            head_targets_N = head_targets_N.masked_fill((ids_N >= low) & (ids_N < high), head_size - tail)
         nll_N = linear_cross_entropy(self._project(h_ND, 0), *self._head(), head_targets_N)
-        for tail, (low, high) in enumerate(self.bounds[1:], start=1):
+        for tail in range(1, len(self.bounds)):
             # Even a tail without a target takes part: its gradient is zero, never missing, as with one large table.
-            index = members(targets_N, low, high)
+            index, words, inside = targets.of_cluster(tail)
             x_NE = self._project(h_ND.index_select(0, index), tail)
-            tail_nll = linear_cross_entropy(x_NE, self.tables[tail], self.biases[tail], targets_N[index] - low)
-            nll_N = nll_N.index_add(0, index, tail_nll)
+            tail_nll = linear_cross_entropy(x_NE, self.tables[tail], self.biases[tail], words)
+            nll_N = nll_N.index_add(0, index, tail_nll.where(inside, 0))
         return nll_N
 
     def log_probs(self, h_ND: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tbptt.device import Precision
+from tbptt.device import Precision, send
 from tbptt.errors import UserError
 
 State = Any  # a pytree of tensors, lanes on axis 0
@@ -71,6 +71,14 @@ class RecurrentModel(nn.Module):
         """The same state in the form that goes on fastest while no weight changes. `hidden` takes both forms."""
         return state
 
+    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> Any:
+        """Word ids of the host on their way to the device, with what the model wants to know of them beforehand.
+
+        The model takes the result wherever it takes ids. Numbers that follow from the ids, and would be the shapes of
+        tensors, are rounded up to a `multiple`, so that they vary less.
+        """
+        return send(ids, device)
+
     def hidden(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
         """The last layer's output (B, T, D), after dropout, and the new state, detached."""
         raise NotImplementedError
@@ -87,7 +95,7 @@ class RecurrentModel(nn.Module):
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor, state: State) -> tuple[Tensor, State]:
         """The losses (B, T) in nats, in token order, and the new state, detached."""
         h_BTD, state = self.hidden(tokens_BT, state)
-        return self.softmax(h_BTD.flatten(0, 1), targets_BT.flatten()).view_as(targets_BT), state
+        return self.softmax(h_BTD.flatten(0, 1), targets_BT.flatten()).view(targets_BT.shape), state
 
     def log_probs(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
         """The full table of log-probabilities (B, T, vocabulary) of the next token, and the new state."""

@@ -19,6 +19,7 @@ from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.attention import RelativeAttention, causal_mask, inverse_frequencies, key_distances, sinusoid
 from tbptt.models.attention_choice import Attention, fused_obstacle, pick_attention
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.clusters import Words
 from tbptt.models.dropout import Dropout, dropped_relu
 from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, State
 
@@ -179,6 +180,9 @@ class TransformerXL(RecurrentModel):
         fused = self._attention() is Attention.fused
         return tuple(layer.keys_values(memory, fused) for layer, memory in zip(self.layers, state))
 
+    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> Words:
+        return Words.sort(ids, self.embedding.bounds, multiple).send(device)
+
     def reach(self, tgt_len: int) -> int:
         """Each layer looks mem_len positions further back; memory is cut on segment borders."""
         return len(self.layers) * -(-self.mem_len // tgt_len) * tgt_len
@@ -215,7 +219,7 @@ class TransformerXL(RecurrentModel):
         self.mem_len, self.clamp_len = settings["mem_len"], settings["clamp_len"]
         self.same_length = settings["same_length"]
 
-    def hidden(self, tokens_BT: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
+    def hidden(self, tokens_BT: Tensor | Words, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         T = tokens_BT.shape[1]
         x_BTD = self.drop(self.embedding(tokens_BT))
         K = state[0].shape[1] + T

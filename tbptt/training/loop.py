@@ -15,7 +15,7 @@ from tbptt.launch.stopping import StopRequest
 from tbptt.report.metrics import Metrics, NoMetrics
 from tbptt.report.progress import Progress
 from tbptt.training.checkpoints import Checkpoints
-from tbptt.training.trainer import Trainer
+from tbptt.training.trainer import Trainer, Update
 
 
 @dataclass
@@ -27,6 +27,13 @@ class Record:
     best_loss: float = math.inf  # of all validations
     best_step: int = 0
     seconds: float = 0.0  # spent in updates, from the first step on
+
+    def add(self, updates: list[Update]) -> None:
+        """Wait for their losses, and empty the list."""
+        for update in updates:  # one by one, so that no rounding depends on when they are added
+            self.loss_sum += update.loss
+        self.updates += len(updates)
+        updates.clear()
 
 
 def fit(
@@ -49,17 +56,20 @@ def fit(
     """
     config, signum = trainer.config, 0
     logged_at, logged_tokens = record.seconds, trainer.tokens
+    unread: list[Update] = []  # the device may still be computing the newest
     while trainer.step < config.max_steps and not signum:
         started = time.perf_counter()
         update = trainer.update()
+        unread.append(update)
+        step, is_last = trainer.step, trainer.step == config.max_steps
+        log_now = is_last or step % config.log_every == 0
+        if log_now:
+            record.add(unread)
         record.seconds += time.perf_counter() - started
-        record.loss_sum += update.loss
-        record.updates += 1
         shown.advance()
 
-        step, is_last = trainer.step, trainer.step == config.max_steps
         where: dict[str, Any] = {"step": step, "epoch": (step - 1) // len(trainer.lanes), "tokens": trainer.tokens}
-        if is_last or step % config.log_every == 0:
+        if log_now:
             rate = (trainer.tokens - logged_tokens) / (record.seconds - logged_at)
             line = where | loss_units(record.loss_sum / record.updates, level)
             line |= {"lr": update.lr, "grad_norm": update.grad_norm, "tokens_per_second": round(rate, 1)}
@@ -81,6 +91,7 @@ def fit(
 
         signum = stop.agreed()
         if is_last or improved or signum or step % config.save_every == 0:
+            record.add(unread)
             training = {"trainer": trainer.state_dict(), "record": asdict(record)}
             if trainer.world.is_main:
                 checkpoints.save(step, trainer.model, training, checkpoint_info, best=improved)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tbptt.data.lanes import Lanes
-from tbptt.device import autocast, loss_scaler
+from tbptt.device import Later, autocast, loss_scaler
 from tbptt.errors import UserError
 from tbptt.launch.world import ALONE, World
 from tbptt.models.protocol import RecurrentModel, State, join_lanes, map_state, slice_lanes
@@ -26,12 +26,21 @@ from tbptt.training.schedules import Schedule
 
 @dataclass
 class Update:
-    """What one update saw."""
+    """What one update saw. Loss and gradient are still being computed when it is made: to read them is to wait."""
 
-    loss: float  # nats per token, mean over all tokens of the global segment
-    grad_norm: float  # before clipping
     lr: float
     tokens: int
+    results: Later
+
+    @property
+    def loss(self) -> float:
+        """Nats per token, mean over all tokens of the global segment."""
+        return self.results.read()[0]
+
+    @property
+    def grad_norm(self) -> float:
+        """Before clipping."""
+        return self.results.read()[1]
 
 
 class Trainer:
@@ -57,6 +66,8 @@ class Trainer:
         if world.rank:  # dropout draws other masks for other lanes
             torch.manual_seed(_seed(torch.initial_seed(), 0, world.rank))
         self.step = self.tokens = self.nonfinite = 0
+        self.last: Later | None = None  # loss and gradient norm of the newest update
+        self.emptied = False  # the states, after the newest update had begun with others
         self.states = self._empty_states()
 
     @property
@@ -64,55 +75,74 @@ class Trainer:
         return self.step // len(self.lanes)
 
     def update(self) -> Update:
-        """Run the next segment of every lane forward and backward, and change the weights once."""
+        """Run the next segment of every lane forward and backward, and change the weights once.
+
+        The host asks the device for all of it and waits for none of it; then it looks at the update before.
+        """
         segment = self.step % len(self.lanes)
         if segment == 0 and self.config.reset_state is ResetState.epoch:
             self.states = self._empty_states()
-        tokens_BT, targets_BT = (x.to(self.device, non_blocking=True) for x in self.lanes.segment(segment))
         lr = self.schedule.lr(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        tokens_BT, targets_BT = self.lanes.segment(segment)
+        words = [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for lanes in self.micro_batches]
+        n_tokens = self.batch_size * targets_BT.shape[1]
+        results, self.states = self._compute(words, self.states, n_tokens)
+        self._look_at_last()
+        self.step += 1
+        self.tokens += n_tokens
+        self.last = Later(results)
+        return Update(lr, n_tokens, self.last)
+
+    def _send(self, ids_BT: Tensor) -> Any:
+        return self.model.send(ids_BT, self.device)
+
+    def _compute(self, words: list, states: list[State], n_tokens: int) -> tuple[Tensor, list[State]]:
+        """Loss and gradient norm (2,), and the states after the segment. Nothing here waits for the device."""
         self.model.train()
         self.optimizer.zero_grad()
         # Accumulation splits lanes: each micro-batch carries the state of its own lanes, and its loss is divided by the
         # tokens of the GLOBAL segment, so that the gradients add up to those of one large batch.
         # The gradients of the ranks are added in the backward pass of the last one.
-        n_tokens = self.batch_size * targets_BT.shape[1]
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        for i, lanes in enumerate(self.micro_batches):
-            is_last = i == len(self.micro_batches) - 1
+        loss, new_states = torch.zeros((), dtype=torch.float64, device=self.device), []
+        for i, (tokens_BT, targets_BT) in enumerate(words):
+            is_last = i == len(words) - 1
             with nullcontext() if is_last or self.shared is None else self.shared.no_sync():
                 with autocast(self.device, self.config.precision):
-                    model = self.shared or self.model
-                    nll_BT, self.states[i] = model(tokens_BT[lanes], targets_BT[lanes], self.states[i])
+                    nll_BT, state = (self.shared or self.model)(tokens_BT, targets_BT, states[i])
                 part = nll_BT.sum() / n_tokens
                 self.scaler.scale(part).backward()
             loss += part.detach()
+            new_states.append(state)
         self.world.sum(loss)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
-        update = Update(loss.item(), norm.item(), lr, n_tokens)
-        self._apply(update)
-        self.step += 1
-        self.tokens += update.tokens
-        return update
-
-    def _apply(self, update: Update) -> None:
-        """Let the optimizer step, unless loss or gradient is not finite; too often in a row ends the run."""
-        if math.isfinite(update.loss) and math.isfinite(update.grad_norm):
-            self.nonfinite = 0
-            self.scaler.step(self.optimizer)
-        else:
-            self.nonfinite += 1
-            if not math.isfinite(update.loss):
-                self.states = self._empty_states()  # they may carry the same poison
-            if self.nonfinite >= self.config.max_nonfinite:
-                raise UserError(
-                    f"step {self.step + 1}: {self.nonfinite} updates in a row without a finite loss and gradient (loss "
-                    f"{update.loss}, gradient norm {update.grad_norm}); try a lower optimizer.lr, a longer "
-                    "scheduler.warmup_steps or trainer.precision=fp32"
-                )
+        results = torch.stack((loss, norm.double()))
+        self.optimizer.found_inf = (~results.isfinite().all()).float()  # where it is 1, nothing changes
+        self.optimizer.step()
         self.scaler.update()
+        return results, new_states
+
+    def _look_at_last(self) -> None:
+        """Too many updates in a row that are not finite end the run; the states after such a loss may carry its poison.
+
+        The next update has begun with them when the loss is looked at. Its loss may not be finite either, which says
+        nothing new: they are emptied once.
+        """
+        if self.last is None:
+            return
+        loss, norm = self.last.read()
+        self.nonfinite = 0 if math.isfinite(loss) and math.isfinite(norm) else self.nonfinite + 1
+        if self.nonfinite >= self.config.max_nonfinite:
+            raise UserError(
+                f"step {self.step}: {self.nonfinite} updates in a row without a finite loss and gradient (loss {loss}, "
+                f"gradient norm {norm}); try a lower optimizer.lr, a longer scheduler.warmup_steps or "
+                "trainer.precision=fp32"
+            )
+        self.emptied = not math.isfinite(loss) and not self.emptied
+        if self.emptied:
+            self.states = self._empty_states()
 
     def _empty_states(self) -> list[State]:
         return [self.model.initial_state(lanes.stop - lanes.start) for lanes in self.micro_batches]
@@ -129,6 +159,8 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "nonfinite": self.nonfinite,
+            "last": self.last and self.last.read(),
+            "emptied": self.emptied,
             "lane_states": self.world.gather_lanes(join_lanes(self.states), self.batch_size),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -143,6 +175,7 @@ class Trainer:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.step, self.tokens, self.nonfinite = saved["step"], saved["tokens"], saved["nonfinite"]
+        self.last, self.emptied = saved["last"] and Later(torch.tensor(saved["last"])), saved["emptied"]
         lane_states = map_state(lambda x: x[self.mine].to(self.device), saved["lane_states"])
         self.states = [map_state(torch.clone, slice_lanes(lane_states, lanes)) for lanes in self.micro_batches]
         self.optimizer.load_state_dict(saved["optimizer"])
