@@ -32,7 +32,7 @@ WORDS = 267_735
 
 
 def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
-    """What a processor does otherwise: dropout keeps a byte an entry, autocast leaves LayerNorm in float32.
+    """What a GPU does otherwise: dropout keeps a byte an entry, LayerNorm stays in float32, sizes are aligned.
 
     And an index of words is as long as Zipf's law makes it, since there are no words.
     """
@@ -47,6 +47,7 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
 
     normalize, patches = nn.functional.layer_norm, ExitStack()
     patches.enter_context(patch("torch.nn.functional.layer_norm", layer_norm))
+    patches.enter_context(patch.dict("tbptt.models.alignment.MULTIPLE", cpu=16))
     patches.enter_context(patch("tbptt.models.clusters.Words.sort", sort))
     drop = lambda x, rate: torch.native_dropout(x, rate, True)[0] if rate else x  # noqa: E731
     patches.enter_context(patch("tbptt.models.dropout.random_drop", drop))

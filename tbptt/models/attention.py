@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbptt.device import product_dtype
+from tbptt.models.alignment import aligned, fill_up
 from tbptt.models.context_linear import context_linear
 from tbptt.models.dropout import random_drop
 
@@ -114,7 +116,9 @@ class RelativeAttention(nn.Module):
 
     def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
         """(B, T, 2, H, E) of the inputs x: what a memory may hold in their place while no weight changes."""
-        return F.linear(x_BTD, self._key_value_weight(fused)).unflatten(-1, (2, self.n_head, -1))
+        weight = self._key_value_weight(fused)
+        x_BTD = fill_up(x_BTD, weight.shape[1:], weight.dtype)
+        return F.linear(x_BTD, weight).unflatten(-1, (2, self.n_head, -1))
 
     def _context(self, memory: Tensor, x_BTD: Tensor, fused: bool) -> Tensor:
         if memory.dim() == 3:
@@ -132,23 +136,26 @@ class RelativeAttention(nn.Module):
     def _fused(self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window) -> tuple[Tensor, Tensor]:
         from tbptt.models.fused_attention import fused_relative_attention
 
-        H, E, spare = self.n_head, self.d_head, self._spare()
-        q_BTHE = F.linear(x_BTD, self._padded(self.query)).unflatten(-1, (H, -1))
-        r_KHE = F.linear(positions_KD, self._padded(self.position)).unflatten(-1, (H, -1))
+        (D, H, E), spare, dtype = (x_BTD.shape[-1], self.n_head, self.d_head), self._spare(), product_dtype(x_BTD)
+        width = (aligned(D, x_BTD.device),)
+        q_BTHE = F.linear(fill_up(x_BTD, width, dtype), self._padded(self.query)).unflatten(-1, (H, -1))
+        r_KHE = F.linear(fill_up(positions_KD, width, dtype), self._padded(self.position)).unflatten(-1, (H, -1))
         kv_BK2HE = self._context(memory, x_BTD, fused=True)
         u_HE, v_HE = F.pad(content_bias_HE, (0, spare)), F.pad(position_bias_HE, (0, spare))
         y_BTHE = fused_relative_attention(
             q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout(), 1 / math.sqrt(E)
         )
-        output = F.pad(self.output.weight.unflatten(1, (H, E)), (0, spare)).flatten(1)
-        return F.linear(y_BTHE.flatten(-2), output), kv_BK2HE.detach()
+        output = fill_up(self.output.weight.unflatten(1, (H, E)), (*width, H, E + spare), dtype).flatten(1)
+        return F.linear(y_BTHE.flatten(-2), output)[..., :D], kv_BK2HE.detach()
 
     def _padded(self, linear: nn.Linear) -> Tensor:
         """Heads padded with zeros to a multiple of 16, so that rows begin where a GPU loads 16 bytes at once.
 
         The padding lives in these copies of the weights; it changes no score and no output.
         """
-        return F.pad(linear.weight.unflatten(0, (-1, self.d_head)), (0, 0, 0, self._spare())).flatten(0, 1)
+        heads, dtype = linear.weight.unflatten(0, (-1, self.d_head)), product_dtype(linear.weight)
+        width = aligned(linear.in_features, linear.weight.device)
+        return fill_up(heads, (len(heads), self.d_head + self._spare(), width), dtype).flatten(0, 1)
 
     def _spare(self) -> int:
         return -self.d_head % 16

@@ -15,24 +15,31 @@ from tbptt.device import product_dtype
 
 
 def context_linear(memory_BMD: Tensor, x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
-    """(B, K, F): memory first, then the segment. Under autocast, products are lowered as a linear layer's are."""
+    """(B, K, F): memory first, then the segment. Under autocast, products are lowered as a linear layer's are.
+
+    The weight may have spare columns, which meet zeros.
+    """
     dtype = product_dtype(x_BTD)
     with torch.autocast(x_BTD.device.type, enabled=False):
-        return ContextLinear.apply(memory_BMD.to(dtype), x_BTD.to(dtype), weight_FD.to(dtype))
+        return ContextLinear.apply(memory_BMD, x_BTD, weight_FD.to(dtype))
 
 
 class ContextLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, memory_BMD: Tensor, x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
-        context_BKD = torch.cat([memory_BMD, x_BTD], dim=1) if memory_BMD.shape[1] else x_BTD
+        (B, M, D), T = memory_BMD.shape, x_BTD.shape[1]
+        ctx.border, ctx.size = M, D
+        # Joined, filled up and lowered in precision in one pass.
+        make = weight_FD.new_empty if weight_FD.shape[1] == D else weight_FD.new_zeros
+        context_BKD = make(B, M + T, weight_FD.shape[1])
+        context_BKD[:, :M, :D], context_BKD[:, M:, :D] = memory_BMD, x_BTD
         ctx.save_for_backward(context_BKD, weight_FD)
-        ctx.border = memory_BMD.shape[1]
         return context_BKD @ weight_FD.t()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_BKF: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         context_BKD, weight_FD = ctx.saved_tensors
-        d_memory = dy_BKF[:, : ctx.border] @ weight_FD if ctx.needs_input_grad[0] else None
+        d_memory = (dy_BKF[:, : ctx.border] @ weight_FD)[..., : ctx.size] if ctx.needs_input_grad[0] else None
         d_weight = dy_BKF.flatten(0, 1).t() @ context_BKD.flatten(0, 1)
-        return d_memory, dy_BKF[:, ctx.border :] @ weight_FD, d_weight
+        return d_memory, (dy_BKF[:, ctx.border :] @ weight_FD)[..., : ctx.size], d_weight

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tbptt.device import product_dtype
+from tbptt.models.alignment import aligned, fill_up
 
 LOGITS = 2**25  # computed at once, at most: 128 MiB in float32
 IN_CACHE = 2**19  # on a processor, where nothing is kept for a backward pass: 2 MiB
@@ -24,7 +25,15 @@ def linear_cross_entropy(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, target
     with torch.autocast(x_NE.device.type, enabled=False):
         if torch.is_grad_enabled():
             return LinearCrossEntropy.apply(x_NE, weight_VE, bias_V, targets_N, dtype)
-        return _losses(x_NE.to(dtype), weight_VE.to(dtype), bias_V.to(dtype), targets_N)
+        return _losses(*_aligned(x_NE, weight_VE, bias_V, dtype), targets_N)
+
+
+def _aligned(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Input, weight and bias in this precision, with spare columns of zeros and spare words of probability 0."""
+    (V, E), device = weight_VE.shape, weight_VE.device
+    words, width = aligned(V, device), aligned(E, device)
+    bias = F.pad(bias_V.to(dtype), (0, words - V), value=-torch.inf) if words > V else bias_V.to(dtype)
+    return fill_up(x_NE, (width,), dtype), fill_up(weight_VE, (words, width), dtype), bias
 
 
 def _losses(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
@@ -44,8 +53,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        ctx.given, ctx.rows = weight_VE.dtype, max(1, LOGITS // len(weight_VE))
-        x_NE, weight_VE, bias_V = x_NE.to(dtype), weight_VE.to(dtype), bias_V.to(dtype)
+        ctx.given, ctx.rows, (ctx.V, ctx.E) = weight_VE.dtype, max(1, LOGITS // len(weight_VE)), weight_VE.shape
+        x_NE, weight_VE, bias_V = _aligned(x_NE, weight_VE, bias_V, dtype)
         nll_N = x_NE.new_empty(len(x_NE), dtype=torch.promote_types(dtype, torch.float32))
         error = None
         for rows in _chunks(len(x_NE), ctx.rows):
@@ -69,10 +78,10 @@ class LinearCrossEntropy(torch.autograd.Function):
                 error = _less_one_at(probabilities, targets_N[rows]).to(x_NE.dtype)
             scale = d_nll_N[rows, None].to(x_NE.dtype)
             dx_NE[rows] = (error @ weight_VE) * scale
-            dw_VE, db_V = error.t() @ (x_NE[rows] * scale), (error.t() @ scale)[:, 0]
+            dw_VE, db_V = (error.t() @ (x_NE[rows] * scale))[: ctx.V, : ctx.E], (error.t() @ scale)[: ctx.V, 0]
             d_weight = dw_VE.to(ctx.given) if d_weight is None else d_weight.add_(dw_VE)
             d_bias = db_V.to(ctx.given) if d_bias is None else d_bias.add_(db_V)
-        return dx_NE, d_weight, d_bias, None, None
+        return dx_NE[:, : ctx.E], d_weight, d_bias, None, None
 
 
 def _softmax(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor) -> tuple[Tensor, Tensor]:
