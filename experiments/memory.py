@@ -39,7 +39,7 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
 
     def sort(ids: Tensor, bounds: Bounds, multiple: int = 1) -> Words:
         shares = [((tokens >= low) & (tokens < high)).mean() for low, high in bounds]
-        return Words(ids, bounds, tuple(torch.arange(int(ids.numel() * share)) for share in shares))
+        return Words(ids, tuple(torch.arange(int(ids.numel() * share)) for share in shares))
 
     def layer_norm(x: Tensor, *arguments) -> Tensor:
         with torch.autocast("cpu", enabled=False):

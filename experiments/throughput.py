@@ -1,14 +1,15 @@
 """How fast training and evaluation are, on random tokens of Zipf's law: a table, and the same as JSON lines.
 
-    python -m experiments.throughput                                  # on a processor: a small model, a minute
-    python -m experiments.throughput model=txl_16l                    # on a GPU: the paper's base run, a few minutes
-    python -m experiments.throughput model=txl_16l trainer.precision=bf16 --paths fused+compiled --json rows.jsonl
+    python -m experiments.throughput                                       # on a processor: a small model, a minute
+    python -m experiments.throughput model=txl_16l trainer.precision=bf16  # on a GPU: the paper's base run, minutes
+    python -m experiments.throughput model=txl_16l trainer.precision=bf16 --paths fused+graphs --json rows.jsonl
 
 Words with `=` are the same settings as run.py's. Without any, the shape is the one the original's code was timed at on
 two cores of a processor: 4 layers, d 128, 4 heads of 32, inner 512, segment = memory = 64, 8 lanes, 32,632 words.
-A path is plain or fused, compiled or not; each trains, and each evaluates as the `eval` group says: `ms` is an update's
-time or that of the whole evaluation, `first_s` what the first one took (for an evaluation: took longer), `input_share`
-what cutting, sorting and sending the tokens takes of an update, all of it on the host while a GPU computes.
+A path is plain or fused, compiled or not, launched kernel by kernel or as CUDA graphs; each trains, and each evaluates
+as the `eval` group says: `ms` is an update's time or that of the whole evaluation, `first_s` what the first one took
+(for an evaluation: took longer), `input_share` what cutting, sorting and sending the tokens takes of an update, all of
+it on the host while a GPU computes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ CPU_SHAPE = [
     "optimizer.lr=2.5e-4",
 ]  # fmt: skip
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense products of 16 bits a second, as NVIDIA states them
-PATHS = ("plain", "plain+compiled", "fused", "fused+compiled")
+PATHS = ("plain", "plain+compiled", "fused", "fused+compiled", "fused+graphs", "fused+compiled+graphs")
 WARM_UP = 5  # updates, until memory is full
 
 
@@ -83,12 +84,12 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
     assert isinstance(config.model, TransformerXLConfig)
     torch.manual_seed(1)
     torch.compiler.reset()
-    config.model.attention = Attention(path.split("+")[0])
+    config.model.attention, config.trainer.cuda_graphs = Attention(path.split("+")[0]), "graphs" in path
     device, precision = pick_device(config.trainer.device), config.trainer.precision
     config.model.check_precision(precision, device)
     model = config.model.build(vocabulary, config.trainer.activation_checkpointing)
     model.to(device, parameter_dtype(precision))
-    if path.endswith("compiled"):
+    if "compiled" in path:
         compile_blocks(model)
     T, B = config.model.tgt_len, config.data.batch_size
     tokens = zipf_tokens(max((steps + WARM_UP + 1) * B * T, eval_tokens) + 1, vocabulary)

@@ -58,7 +58,7 @@ class Later:
     """Numbers on their way from the device to the host, behind all that the device was asked to do before."""
 
     def __init__(self, x: torch.Tensor):
-        self._x = x.to("cpu", non_blocking=True)
+        self._x = x.to("cpu", non_blocking=True, copy=True)
         self._arrived = torch.cuda.current_stream(x.device).record_event() if x.is_cuda else None
 
     def read(self) -> list[float]:

@@ -23,7 +23,7 @@ from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
 from tbptt.training.config import TrainerConfig
 from tbptt.training.optimizers import AdamConfig, OptimizerConfig
 from tbptt.training.schedules import CosineConfig, SchedulerConfig
-from tbptt.training.trainer import Trainer
+from tbptt.training.trainer import Trainer, Update
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FAIRSEQ = Path(__file__).parent / "golden_fairseq"  # a small text and what fairseq-preprocess made of it
@@ -92,6 +92,10 @@ def make_trainer(
     config = TrainerConfig(**{"max_steps": 20, "device": "cpu"} | settings)
     schedule = scheduler.build(optimizer.lr, config.max_steps)
     return Trainer(model, lanes, optimizer.build(model.parameters()), schedule, config)
+
+
+def numbers_of(update: Update) -> tuple[float, ...]:
+    return update.loss, update.grad_norm, update.lr, update.tokens
 
 
 def assert_close(actual, expected, tolerance: float) -> None:

@@ -17,7 +17,7 @@ def test_every_word_is_in_its_cluster_once_and_numbers_of_words_are_multiples(id
     bounds, seen = cluster_bounds(20, cutoffs), torch.zeros_like(ids_N)
     words = Words.sort(ids_N, bounds, multiple)
     for cluster, (low, high) in enumerate(bounds):
-        index, numbers, inside = words.of_cluster(cluster)
+        index, numbers, inside = words.of_cluster(cluster, bounds)
         assert len(index.unique()) == len(index)
         assert len(index) % multiple == 0 or len(index) == len(ids_N)
         assert len(index) - inside.sum() < multiple

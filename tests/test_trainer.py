@@ -4,12 +4,12 @@ import io
 
 import pytest
 import torch
-from helpers import assert_close, assert_relatively_close, make_trainer, random_stream, tiny_lstm, tiny_txl
+from helpers import assert_close, assert_relatively_close, make_trainer, numbers_of, random_stream, tiny_lstm, tiny_txl
 
 from tbptt.data.lanes import Lanes
 from tbptt.device import Precision
 from tbptt.training.config import ResetState
-from tbptt.training.trainer import Trainer, Update
+from tbptt.training.trainer import Trainer
 
 MODELS = {"txl": tiny_txl, "lstm": tiny_lstm}
 BOTH_MODELS = pytest.mark.parametrize("name", MODELS)
@@ -45,10 +45,6 @@ def test_the_loss_is_the_mean_over_all_tokens_of_the_segment(name):
     tokens_BT, targets_BT = lanes.segment(0)
     expected = model(tokens_BT, targets_BT, model.initial_state(6))[0].mean().item()
     assert make_trainer(model, lanes, micro_batch=2, **FP64).update().loss == pytest.approx(expected, rel=1e-12)
-
-
-def numbers_of(update: Update) -> tuple[float, ...]:
-    return update.loss, update.grad_norm, update.lr, update.tokens
 
 
 def snapshot(trainer: Trainer) -> io.BytesIO:

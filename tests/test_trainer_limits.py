@@ -66,6 +66,22 @@ def test_a_loss_that_is_not_finite_changes_neither_weights_nor_optimizer(name, o
         assert before and all(torch.equal(after[key], before[key]) for key in before)
 
 
+@pytest.mark.parametrize("optimizer", [AdamConfig(), AdamWConfig(), SGDConfig(momentum=0.9)])
+def test_a_first_update_that_is_skipped_leaves_no_trace(optimizer):
+    trainers = [make_trainer(tiny_txl(), some_lanes(), optimizer, precision=Precision.fp64) for _ in range(2)]
+    for trainer, factor in zip(trainers, (1.0, math.inf)):
+        handle = trainer.model.softmax.biases[0].register_hook(lambda gradient, factor=factor: gradient * factor)
+        weights = weights_of(trainer)
+        trainer.update()
+        handle.remove()
+        assert torch.equal(weights_of(trainer), weights) == (factor == math.inf)
+    fresh = make_trainer(tiny_txl(), some_lanes(), optimizer, precision=Precision.fp64)
+    fresh.states, fresh.step = trainer.states, 1
+    for _ in range(2):
+        assert fresh.update().loss == trainer.update().loss
+    assert torch.equal(weights_of(fresh), weights_of(trainer))
+
+
 @BOTH_MODELS
 def test_states_that_carry_nan_are_emptied_once_seen(name):
     trainer = make_trainer(MODELS[name](dtype=torch.float32), some_lanes(), micro_batch=2)

@@ -51,7 +51,7 @@ class AdaptiveEmbedding(nn.Module):
         else:
             x_ND = self.tables[0].new_zeros(len(words_N.ids), self.d_model)
             for cluster in range(len(self.bounds)):
-                index, words, inside = words_N.of_cluster(cluster)
+                index, words, inside = words_N.of_cluster(cluster, self.bounds)
                 rows = self._embed(words, cluster)
                 x_ND = x_ND.to(rows.dtype).index_add(0, index, rows.where(inside[:, None], 0))
         return (x_ND * self.d_model**0.5).unflatten(0, words_BT.shape)
@@ -99,7 +99,7 @@ class AdaptiveSoftmax(nn.Module):
         nll_N = linear_cross_entropy(self._project(h_ND, 0), *self._head(), head_targets_N)
         for tail in range(1, len(self.bounds)):
             # Even a tail without a target takes part: its gradient is zero, never missing, as with one large table.
-            index, words, inside = targets.of_cluster(tail)
+            index, words, inside = targets.of_cluster(tail, self.bounds)
             x_NE = self._project(h_ND.index_select(0, index), tail)
             tail_nll = linear_cross_entropy(x_NE, self.tables[tail], self.biases[tail], words)
             nll_N = nll_N.index_add(0, index, tail_nll.where(inside, 0))

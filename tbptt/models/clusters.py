@@ -9,13 +9,11 @@ Shapes: ids of any shape, N of them when flattened; n of them taken for one clus
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from tbptt.device import send
 
 Bounds = list[tuple[int, int]]  # the [first, last + 1) word ids of every cluster
 
@@ -25,23 +23,21 @@ def cluster_bounds(vocab_size: int, cutoffs: Sequence[int]) -> Bounds:
     return list(pairwise(edges))
 
 
-@dataclass(frozen=True)
-class Words:
-    """Word ids, and for every cluster where in the flattened ids its words are.
+class Words(NamedTuple):
+    """Word ids, and for every cluster where in the flattened ids its words are: a pytree of tensors, as states are.
 
     So that numbers of words take few values, some positions of other words may follow those of the cluster: whoever
     computes with them leaves their results out. No position is there twice.
     """
 
     ids: Tensor
-    bounds: Bounds
     positions: tuple[Tensor, ...]  # (n,) int64 for every cluster; none if there is only one
 
     @classmethod
     def sort(cls, ids: Tensor, bounds: Bounds, multiple: int = 1) -> Words:
         """Take a `multiple` of positions for every cluster, where there are as many."""
         if len(bounds) == 1:
-            return cls(ids, bounds, ())
+            return cls(ids, ())
         flat_N, positions = ids.flatten(), []
         for low, high in bounds:
             inside_N = (flat_N >= low) & (flat_N < high)
@@ -49,7 +45,7 @@ class Words:
             if spare := -len(index) % multiple:
                 index = torch.cat([index, (~inside_N).nonzero()[:spare, 0]])
             positions.append(index)
-        return cls(ids, bounds, tuple(positions))
+        return cls(ids, tuple(positions))
 
     @classmethod
     def of(cls, ids: Tensor | Words, bounds: Bounds) -> Words:
@@ -61,17 +57,14 @@ class Words:
         return self.ids.shape
 
     def flatten(self) -> Words:
-        return Words(self.ids.flatten(), self.bounds, self.positions)
+        return Words(self.ids.flatten(), self.positions)
 
-    def send(self, device: torch.device) -> Words:
-        return Words(send(self.ids, device), self.bounds, tuple(send(index, device) for index in self.positions))
-
-    def of_cluster(self, cluster: int) -> tuple[Tensor, Tensor, Tensor]:
+    def of_cluster(self, cluster: int, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
         """Of (N,) ids, three times (n,): positions, words as numbers in the cluster, and whether they are its own.
 
         Words of other clusters are given as the first of this one.
         """
-        (low, high), index = self.bounds[cluster], self.positions[cluster]
+        (low, high), index = bounds[cluster], self.positions[cluster]
         words = self.ids.index_select(0, index) - low
         inside = (words >= 0) & (words < high - low)
         return index, words.where(inside, 0), inside

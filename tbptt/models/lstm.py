@@ -85,7 +85,7 @@ class LSTM(RecurrentModel):
         return zeros, zeros.clone()
 
     def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> Words:
-        return Words.sort(ids, self.embedding.bounds, multiple).send(device)
+        return super().send(Words.sort(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> None:
         return None

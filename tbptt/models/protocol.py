@@ -71,13 +71,13 @@ class RecurrentModel(nn.Module):
         """The same state in the form that goes on fastest while no weight changes. `hidden` takes both forms."""
         return state
 
-    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> Any:
+    def send(self, ids: Any, device: torch.device, multiple: int = 1) -> Any:
         """Word ids of the host on their way to the device, with what the model wants to know of them beforehand.
 
-        The model takes the result wherever it takes ids. Numbers that follow from the ids, and would be the shapes of
-        tensors, are rounded up to a `multiple`, so that they vary less.
+        The result is a pytree of tensors, and the model takes it wherever it takes ids. Sizes of tensors that follow
+        from the ids are rounded up to a `multiple`, so that they vary less.
         """
-        return send(ids, device)
+        return map_state(lambda x: send(x, device), ids)
 
     def hidden(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
         """The last layer's output (B, T, D), after dropout, and the new state, detached."""
@@ -138,7 +138,8 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
         return function(*states)
     if isinstance(first, dict):
         return {key: map_state(function, *(state[key] for state in states)) for key in first}
-    return type(first)(map_state(function, *parts) for parts in zip(*states, strict=True))
+    make = getattr(type(first), "_make", type(first))  # of a named tuple, or of a tuple or list
+    return make(map_state(function, *parts) for parts in zip(*states, strict=True))
 
 
 def slice_lanes(state: State, lanes: slice) -> State:

@@ -183,7 +183,7 @@ class TransformerXL(RecurrentModel):
         return tuple(layer.keys_values(memory, fused) for layer, memory in zip(self.layers, state))
 
     def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> Words:
-        return Words.sort(ids, self.embedding.bounds, multiple).send(device)
+        return super().send(Words.sort(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> int:
         """Each layer looks mem_len positions further back; memory is cut on segment borders."""

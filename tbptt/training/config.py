@@ -33,6 +33,7 @@ class TrainerConfig:
     reset_state: ResetState = ResetState.epoch  # when the state becomes empty again
     activation_checkpointing: bool = False  # less memory, more arithmetic
     compile: bool = False  # torch.compile the model's blocks
+    cuda_graphs: bool = False  # record an update on the GPU and launch it as one
     max_nonfinite: int = 20  # give up after so many updates in a row without a finite loss and gradient
     log_every: int = 100  # steps between lines of metrics.jsonl
     eval_every: int = 4_000  # steps between validations
@@ -41,7 +42,8 @@ class TrainerConfig:
     keep: int = 2  # checkpoints kept besides the best
 
     NOT_NUMBERS: ClassVar = (  # what changes speed, memory or bookkeeping, never a loss
-        "devices", "micro_batch", "device", "activation_checkpointing", "compile", "log_every", "save_every", "keep",
+        "devices", "micro_batch", "device", "activation_checkpointing", "compile", "cuda_graphs", "log_every",
+        "save_every", "keep",
     )  # fmt: skip
 
     def check(self) -> None:
@@ -53,5 +55,10 @@ class TrainerConfig:
                 raise UserError(f"trainer.{key}={getattr(self, key)} must be 1 or more")
         if not 0 <= self.clip < math.inf:
             raise UserError(f"trainer.clip={self.clip} must be a positive norm, or 0 for no clipping")
+        if self.cuda_graphs and self.activation_checkpointing:
+            raise UserError(
+                "trainer.cuda_graphs=true cannot record trainer.activation_checkpointing=true, which asks for the state "
+                "of the GPU's generator: choose one"
+            )
         if self.eval_tokens is not None and self.eval_tokens < 1:
             raise UserError(f"trainer.eval_tokens={self.eval_tokens} must be 1 or more, or null for the whole split")

@@ -23,6 +23,7 @@ class OptimizerConfig:
             raise UserError(f"optimizer.lr={self.lr} must be a positive number")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """One that leaves weights and its own state alone in a step where its `found_inf` is 1: torch's fused ones."""
         raise NotImplementedError
 
 
@@ -70,7 +71,12 @@ class SGDConfig(OptimizerConfig):
             raise UserError(f"optimizer.momentum={self.momentum} must be at least 0 and below 1")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True)
+        parameters = list(parameters)
+        sgd = torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True)
+        if self.momentum:  # torch would make it in the first step, and leave it as it finds it if that one is skipped
+            for parameter in parameters:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
 
 
 def check_weight_decay(weight_decay: float) -> None:

@@ -21,6 +21,7 @@ from tbptt.launch.world import ALONE, World
 from tbptt.models.protocol import RecurrentModel, State, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.parallel import parallel
+from tbptt.training.replay import MULTIPLE, Replayed, with_cuda_graphs
 from tbptt.training.schedules import Schedule
 
 
@@ -60,9 +61,13 @@ class Trainer:
         self.batch_size, self.mine, self.device = lanes.batch_size, world.lanes(lanes.batch_size), world.device
         self.lanes = lanes.part(self.mine)
         self.scaler = loss_scaler(self.device, config.precision)
+        # A tensor, so that an update that was recorded reads the newest; torch's kernels take it in float32 on a GPU.
+        lr_dtype = torch.float64 if self.device.type == "cpu" else torch.float32
+        self.lr = torch.zeros((), dtype=lr_dtype, device=self.device)
         n, size = self.lanes.batch_size, config.micro_batch or self.lanes.batch_size
         self.micro_batches = [slice(i, min(i + size, n)) for i in range(0, n, size)]
         self.shared = parallel(model, world, config.reduce) if world.size > 1 else None
+        self.compute = with_cuda_graphs(self._compute, optimizer, world) if config.cuda_graphs else self._compute
         if world.rank:  # dropout draws other masks for other lanes
             torch.manual_seed(_seed(torch.initial_seed(), 0, world.rank))
         self.step = self.tokens = self.nonfinite = 0
@@ -83,23 +88,30 @@ class Trainer:
         if segment == 0 and self.config.reset_state is ResetState.epoch:
             self.states = self._empty_states()
         lr = self.schedule.lr(self.step)
+        self.lr.fill_(lr)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = self.lr
         tokens_BT, targets_BT = self.lanes.segment(segment)
         words = [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for lanes in self.micro_batches]
-        n_tokens = self.batch_size * targets_BT.shape[1]
-        results, self.states = self._compute(words, self.states, n_tokens)
+        results, self.states = self.compute(words, self.states)
         self._look_at_last()
         self.step += 1
+        n_tokens = self._global_tokens(targets_BT)
         self.tokens += n_tokens
         self.last = Later(results)
         return Update(lr, n_tokens, self.last)
 
     def _send(self, ids_BT: Tensor) -> Any:
-        return self.model.send(ids_BT, self.device)
+        return self.model.send(ids_BT, self.device, MULTIPLE if isinstance(self.compute, Replayed) else 1)
 
-    def _compute(self, words: list, states: list[State], n_tokens: int) -> tuple[Tensor, list[State]]:
-        """Loss and gradient norm (2,), and the states after the segment. Nothing here waits for the device."""
+    def _global_tokens(self, ids_BT: Any) -> int:
+        return self.batch_size * ids_BT.shape[1]
+
+    def _compute(self, words: list[tuple[Any, Any]], states: list[State]) -> tuple[Tensor, list[State]]:
+        """Loss and gradient norm (2,), and the states after the segment.
+
+        Nothing here waits for the device, and all that changes from update to update is a tensor: it can be recorded.
+        """
         self.model.train()
         self.optimizer.zero_grad()
         # Accumulation splits lanes: each micro-batch carries the state of its own lanes, and its loss is divided by the
@@ -111,7 +123,7 @@ class Trainer:
             with nullcontext() if is_last or self.shared is None else self.shared.no_sync():
                 with autocast(self.device, self.config.precision):
                     nll_BT, state = (self.shared or self.model)(tokens_BT, targets_BT, states[i])
-                part = nll_BT.sum() / n_tokens
+                part = nll_BT.sum() / self._global_tokens(targets_BT)
                 self.scaler.scale(part).backward()
             loss += part.detach()
             new_states.append(state)
@@ -171,6 +183,10 @@ class Trainer:
     def take_optimizer(self, saved: dict[str, Any]) -> None:
         """Go on with another run's optimizer and its step; the settings of ours stay."""
         self.step = saved["step"]
+        self._load_optimizer(saved)
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Its state; its settings are those of this run."""
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": saved["state"]})
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -178,7 +194,7 @@ class Trainer:
         self.last, self.emptied = saved["last"] and Later(torch.tensor(saved["last"])), saved["emptied"]
         lane_states = map_state(lambda x: x[self.mine].to(self.device), saved["lane_states"])
         self.states = [map_state(torch.clone, slice_lanes(lane_states, lanes)) for lanes in self.micro_batches]
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self._load_optimizer(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         self.scaler.load_state_dict(saved["scaler"])
         if len(saved["rng"]) != self.world.size:  # there is nothing to continue: each rank starts a sequence of its own
