@@ -57,8 +57,8 @@ class TrainerConfig:
             raise UserError(f"trainer.clip={self.clip} must be a positive norm, or 0 for no clipping")
         if self.cuda_graphs and self.activation_checkpointing:
             raise UserError(
-                "trainer.cuda_graphs=true cannot record trainer.activation_checkpointing=true, which asks for the state "
-                "of the GPU's generator: choose one"
+                "trainer.cuda_graphs=true cannot record trainer.activation_checkpointing=true, which asks for the "
+                "state of the GPU's generator: choose one"
             )
         if self.eval_tokens is not None and self.eval_tokens < 1:
             raise UserError(f"trainer.eval_tokens={self.eval_tokens} must be 1 or more, or null for the whole split")
