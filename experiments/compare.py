@@ -16,25 +16,26 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 
 
-class Version:
-    """A process that trains with the code under `root`, one update whenever it is asked."""
+class Worker:
+    """A process that trains, one update whenever it is asked."""
 
-    def __init__(self, root: Path, overrides: list[str], vocabulary: int):
-        command = [sys.executable, __file__, "--worker", *overrides, "--vocabulary", str(vocabulary)]
+    def __init__(self, command: list[str], **settings: Any):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, **pipes)
+        self.process = subprocess.Popen(command, **pipes, **settings)
         self.answer()
 
     def answer(self) -> float:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError("the version did not start, or ended: see above")
+            raise RuntimeError("the process did not start, or ended: see above")
         return float(line)
 
     def update(self) -> float:
@@ -43,8 +44,33 @@ class Version:
         return self.answer()
 
 
-def work(overrides: list[str], vocabulary: int) -> None:
+def version(root: Path, overrides: list[str], vocabulary: int) -> Worker:
+    """One that trains with the code under `root`."""
+    command = [sys.executable, __file__, "--worker", *overrides, "--vocabulary", str(vocabulary)]
+    return Worker(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)})
+
+
+def in_turns(before: Worker, now: Worker, updates: int) -> dict[str, float]:
+    """Medians in ms and the median of the ratios of neighbouring updates."""
+    times = [(before.update(), now.update()) for _ in range(updates)]
+    for worker in (before, now):
+        worker.process.kill()
+    medians = [round(median(column), 1) for column in zip(*times)]
+    return {"before_ms": medians[0], "now_ms": medians[1], "ratio": round(median(a / b for a, b in times), 3)}
+
+
+def answer_with(update: Callable[[], object]) -> None:
     """Say 0 when memory is full; then for every line read, the milliseconds of an update."""
+    for _ in range(5):
+        update()
+    print(0, flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        update()
+        print(1000 * (time.perf_counter() - started), flush=True)
+
+
+def work(overrides: list[str], vocabulary: int) -> None:
     from hydra import compose, initialize_config_dir
 
     from experiments.throughput import CONF, CPU_SHAPE, register, typed, zipf_tokens  # what every version has
@@ -62,13 +88,7 @@ def work(overrides: list[str], vocabulary: int) -> None:
     lanes = Lanes.cut(tokens, config.data.batch_size, config.model.tgt_len)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
     trainer = Trainer(model, lanes, config.optimizer.build(model.parameters()), schedule, config.trainer)
-    for _ in range(5):
-        trainer.update()
-    print(0, flush=True)
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        trainer.update()
-        print(1000 * (time.perf_counter() - started), flush=True)
+    answer_with(trainer.update)
 
 
 if __name__ == "__main__":
@@ -82,10 +102,5 @@ if __name__ == "__main__":
         work(options.words, options.vocabulary)
     else:
         before, *overrides = options.words
-        versions = [Version(root, overrides, options.vocabulary) for root in (Path(before).resolve(), HERE)]
-        times = [tuple(version.update() for version in versions) for _ in range(options.updates)]
-        for version in versions:
-            version.process.kill()
-        medians = [round(median(column), 1) for column in zip(*times)]
-        ratio = round(median(old / new for old, new in times), 3)
-        print(json.dumps({"before_ms": medians[0], "now_ms": medians[1], "ratio": ratio}))
+        versions = [version(root, overrides, options.vocabulary) for root in (Path(before).resolve(), HERE)]
+        print(json.dumps(in_turns(*versions, options.updates)))
