@@ -29,6 +29,11 @@ def fill_up(x: Tensor, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return FillUp.apply(x, sizes, dtype) if x.shape[-len(sizes) :] != sizes else x.to(dtype)
 
 
+def cut(x: Tensor, *sizes: int) -> Tensor:
+    """The first entries of the last dimensions; `x` itself if that is all, to which gradients are added in place."""
+    return x if x.shape[-len(sizes) :] == sizes else x[(..., *map(slice, sizes))]
+
+
 class FillUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:

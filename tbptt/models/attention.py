@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbptt.device import product_dtype
-from tbptt.models.alignment import aligned, fill_up
+from tbptt.models.alignment import aligned, cut, fill_up
 from tbptt.models.context_linear import context_linear
 from tbptt.models.dropout import random_drop
 
@@ -146,7 +146,7 @@ class RelativeAttention(nn.Module):
             q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout(), 1 / math.sqrt(E)
         )
         output = fill_up(self.output.weight.unflatten(1, (H, E)), (*width, H, E + spare), dtype).flatten(1)
-        return F.linear(y_BTHE.flatten(-2), output)[..., :D], kv_BK2HE.detach()
+        return cut(F.linear(y_BTHE.flatten(-2), output), D), kv_BK2HE.detach()
 
     def _padded(self, linear: nn.Linear) -> Tensor:
         """Heads padded with zeros to a multiple of 16, so that rows begin where a GPU loads 16 bytes at once.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tbptt.device import product_dtype
+from tbptt.models.alignment import cut
 
 
 def context_linear(memory_BMD: Tensor, x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
@@ -40,6 +41,6 @@ class ContextLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_BKF: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         context_BKD, weight_FD = ctx.saved_tensors
-        d_memory = (dy_BKF[:, : ctx.border] @ weight_FD)[..., : ctx.size] if ctx.needs_input_grad[0] else None
+        d_memory = cut(dy_BKF[:, : ctx.border] @ weight_FD, ctx.size) if ctx.needs_input_grad[0] else None
         d_weight = dy_BKF.flatten(0, 1).t() @ context_BKD.flatten(0, 1)
-        return d_memory, (dy_BKF[:, ctx.border :] @ weight_FD)[..., : ctx.size], d_weight
+        return d_memory, cut(dy_BKF[:, ctx.border :] @ weight_FD, ctx.size), d_weight

@@ -45,7 +45,7 @@ class DroppedReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
-        return torch.where(y > 0, dy * (1 / (1 - ctx.rate)), 0), None
+        return torch.ops.aten.threshold_backward(dy, y, 0) * (1 / (1 - ctx.rate)), None
 
 
 class Dropout(nn.Dropout):

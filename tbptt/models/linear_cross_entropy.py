@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tbptt.device import product_dtype
-from tbptt.models.alignment import aligned, fill_up
+from tbptt.models.alignment import aligned, cut, fill_up
 
 LOGITS = 2**25  # computed at once, at most: 128 MiB in float32
 IN_CACHE = 2**19  # on a processor, where nothing is kept for a backward pass: 2 MiB
@@ -53,7 +53,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        ctx.given, ctx.rows, (ctx.V, ctx.E) = weight_VE.dtype, max(1, LOGITS // len(weight_VE)), weight_VE.shape
+        ctx.given, ctx.rows, ctx.sizes = weight_VE.dtype, max(1, LOGITS // len(weight_VE)), weight_VE.shape
         x_NE, weight_VE, bias_V = _aligned(x_NE, weight_VE, bias_V, dtype)
         nll_N = x_NE.new_empty(len(x_NE), dtype=torch.promote_types(dtype, torch.float32))
         error = None
@@ -78,10 +78,10 @@ class LinearCrossEntropy(torch.autograd.Function):
                 error = _less_one_at(probabilities, targets_N[rows]).to(x_NE.dtype)
             scale = d_nll_N[rows, None].to(x_NE.dtype)
             dx_NE[rows] = (error @ weight_VE) * scale
-            dw_VE, db_V = (error.t() @ (x_NE[rows] * scale))[: ctx.V, : ctx.E], (error.t() @ scale)[: ctx.V, 0]
+            dw_VE, db_V = cut(error.t() @ (x_NE[rows] * scale), *ctx.sizes), cut(error.t() @ scale, ctx.sizes[0], 1)
             d_weight = dw_VE.to(ctx.given) if d_weight is None else d_weight.add_(dw_VE)
-            d_bias = db_V.to(ctx.given) if d_bias is None else d_bias.add_(db_V)
-        return dx_NE[:, : ctx.E], d_weight, d_bias, None, None
+            d_bias = db_V[:, 0].to(ctx.given) if d_bias is None else d_bias.add_(db_V[:, 0])
+        return cut(dx_NE, ctx.sizes[1]), d_weight, d_bias, None, None
 
 
 def _softmax(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor) -> tuple[Tensor, Tensor]:

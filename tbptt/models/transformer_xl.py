@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tbptt.device import Precision, parameter_dtype
 from tbptt.errors import UserError
 from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from tbptt.models.alignment import aligned_linear
+from tbptt.models.alignment import aligned_linear, cut
 from tbptt.models.attention import RelativeAttention, causal_mask, inverse_frequencies, key_distances, sinusoid
 from tbptt.models.attention_choice import Attention, fused_obstacle, pick_attention
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
@@ -95,7 +95,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         h_BTI = dropped_relu(aligned_linear(x_BTD, self.inner), self.dropout if self.training else 0.0)
-        return aligned_linear(h_BTI, self.outer)[..., : x_BTD.shape[-1]]
+        return cut(aligned_linear(h_BTI, self.outer), x_BTD.shape[-1])
 
 
 class Layer(nn.Module):
