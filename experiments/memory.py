@@ -60,7 +60,6 @@ def peak(config: Config) -> dict[str, int]:
     config.model.attention = Attention.fused
     with as_on_a_gpu(zipf_tokens(100_000, WORDS)), FakeTensorMode(allow_non_fake_inputs=True):
         model = config.model.build(WORDS, config.trainer.activation_checkpointing)
-        model.embedding.tied = False  # sparse gradients are for processors
         optimizer = config.optimizer.build(model.parameters())
         tokens_BT = torch.zeros(B, T, dtype=torch.int64)
         state = tuple(torch.zeros(B, config.model.mem_len, config.model.d_model) for _ in range(config.model.n_layer))

@@ -1,11 +1,11 @@
-"""The training speed of Hugging Face's port of the original Transformer-XL and ours on a processor, update by update.
+"""The training speed of Hugging Face's port of the original Transformer-XL and ours on a processor, side by side.
 
     python -m venv PEER && PEER/bin/pip install transformers==4.35.2 'numpy<2' torch==2.13.0   # the last with the model
     python -m experiments.peer PEER/bin/python
 
-Same shape (experiments.throughput's), words, dropout, optimizer, clipping, torch and threads, in turns of one update.
-The port trains on one target less a lane and segment, the last. Prints medians in ms and tokens a second, and the
-median of the ratios of neighbouring updates.
+Same shape (experiments.throughput's), words, dropout, optimizer, clipping, torch and threads, in turns (see
+experiments.compare). The port trains on one target less a lane and segment, the last. Prints medians in ms an update
+and tokens a second, and the median of the ratios of neighbouring turns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def work_as_the_port(tokens_file: str) -> None:
     import torch
     from transformers import TransfoXLConfig, TransfoXLLMHeadModel
 
-    from experiments.compare import answer_with
+    from experiments.compare import take_turns
 
     config = TransfoXLConfig(
         vocab_size=WORDS, cutoffs=[2000, 8000, 20000], n_layer=4, d_model=128, d_embed=128, n_head=4, d_head=32,
@@ -50,7 +50,7 @@ def work_as_the_port(tokens_file: str) -> None:
         optimizer.step()
         output.loss.item()
 
-    answer_with(update)
+    take_turns(update)
 
 
 if __name__ == "__main__":
@@ -66,7 +66,7 @@ if __name__ == "__main__":
             np.save(file, zipf_tokens(200 * LANES * LENGTH, WORDS))
             environment = os.environ | {"PYTHONPATH": str(here), "PYTHONWARNINGS": "ignore"}
             port = Worker([sys.argv[1], "-m", "experiments.peer", "--worker", file], cwd=here, env=environment)
-            found = in_turns(port, version(here, [], WORDS), updates=100)
+            found = in_turns(port, version(here, [], WORDS), turns=20)
         rates = {
             key.replace("_ms", "_tokens_per_second"): round(1000 * LANES * LENGTH / found[key])
             for key in ("before_ms", "now_ms")

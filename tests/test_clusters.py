@@ -18,6 +18,7 @@ def test_every_word_is_in_its_cluster_once_and_numbers_of_words_are_multiples(id
     words = Words.sort(ids_N, bounds, multiple)
     for cluster, (low, high) in enumerate(bounds):
         index, numbers, inside = words.of_cluster(cluster, bounds)
+        inside = torch.ones_like(index, dtype=torch.bool) if inside is None else inside
         assert len(index.unique()) == len(index)
         assert len(index) % multiple == 0 or len(index) == len(ids_N)
         assert len(index) - inside.sum() < multiple

@@ -19,6 +19,21 @@ def test_entries_are_dropped_at_the_rate_and_the_others_enlarged(rate, dtype):
     assert abs(dropped - rate * n) < 4 * math.sqrt(n * rate * (1 - rate))
 
 
+def test_a_rate_between_two_that_16_bits_express_is_met_on_the_average():
+    torch.manual_seed(0)
+    x, rate, masks = torch.ones(2**18), 1.5 / 2**16, 200
+    dropped = sum(int((random_drop(x, rate) == 0).sum()) for _ in range(masks))
+    expected = masks * len(x) * rate
+    spread = math.sqrt(expected + masks * (len(x) / 2**16 / 2) ** 2)  # of entries, and of the masks' two rates
+    assert abs(dropped - expected) < 4 * spread < expected / 4
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1 - 1e-9])
+def test_rates_near_the_ends_drop_next_to_nothing_or_all(rate):
+    share = (random_drop(torch.ones(1000), rate) == 0).double().mean()
+    assert abs(share - rate) < 0.01
+
+
 def test_neighbours_are_dropped_independently():
     torch.manual_seed(0)
     kept = random_drop(torch.ones(200_000), 0.5) > 0

@@ -79,9 +79,7 @@ def pair_of_trainers(build, lanes: Lanes, optimizer, **settings) -> tuple[Traine
     """Two alike, of which the second replays."""
     recorder, trainers = Recorder(), []
     for _ in range(2):
-        model = build()
-        model.embedding.tied = False  # its gradients are dense on a GPU
-        trainers.append(make_trainer(model, lanes, optimizer, max_steps=40, **settings))
+        trainers.append(make_trainer(build(), lanes, optimizer, max_steps=40, **settings))
     trainers[1].compute = Replayed(trainers[1].compute, recorder)
     return *trainers, recorder
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tbptt.models.clusters import Words, cluster_bounds
+from tbptt.models.clusters import Words, cluster_bounds, only
 from tbptt.models.linear_cross_entropy import linear_cross_entropy
+from tbptt.models.lookup import Lookup
 
 
 class AdaptiveEmbedding(nn.Module):
@@ -31,6 +32,7 @@ class AdaptiveEmbedding(nn.Module):
         self.bounds = cluster_bounds(vocab_size, cutoffs)
         self.d_model = d_model
         self.tied = False  # a softmax that shares the tables says so
+        self.lent: dict[int, Tensor] = {}  # by cluster, tables for that softmax's next forward pass
         sizes = [d_embed // div_val**i for i in range(len(self.bounds))]
         self.tables = nn.ParameterList(
             nn.Parameter(torch.empty(high - low, size)) for (low, high), size in zip(self.bounds, sizes)
@@ -45,6 +47,7 @@ class AdaptiveEmbedding(nn.Module):
         return self.projections[cluster if len(self.projections) > 1 else 0]
 
     def forward(self, words_BT: Tensor | Words) -> Tensor:
+        self.lent.clear()
         words_N = Words.of(words_BT, self.bounds).flatten()
         if len(self.bounds) == 1:
             x_ND = self._embed(words_N.ids, 0)
@@ -53,13 +56,14 @@ class AdaptiveEmbedding(nn.Module):
             for cluster in range(len(self.bounds)):
                 index, words, inside = words_N.of_cluster(cluster, self.bounds)
                 rows = self._embed(words, cluster)
-                x_ND = x_ND.to(rows.dtype).index_add(0, index, rows.where(inside[:, None], 0))
+                x_ND = x_ND.to(rows.dtype).index_add(0, index, only(rows, inside))
         return (x_ND * self.d_model**0.5).unflatten(0, words_BT.shape)
 
     def _embed(self, ids_N: Tensor, cluster: int) -> Tensor:
-        table_VE = self.tables[cluster]
-        # A tied table gets its softmax's gradient, which has all rows: the few rows of this lookup are added in place.
-        x_NE = F.embedding(ids_N, table_VE, sparse=self.tied and table_VE.device.type == "cpu")
+        if self.tied and torch.is_grad_enabled():
+            x_NE, self.lent[cluster] = Lookup.apply(self.tables[cluster], ids_N)
+        else:
+            x_NE = F.embedding(ids_N, self.tables[cluster])
         projection = self.projection(cluster)
         return x_NE if projection is None else F.linear(x_NE, projection)
 
@@ -76,6 +80,7 @@ class AdaptiveSoftmax(nn.Module):
         self.bounds = embedding.bounds
         n_tails = len(self.bounds) - 1
         embedding.tied = tie_weight
+        self.lent = embedding.lent if tie_weight else {}
         self.tables = nn.ParameterList(
             table if tie_weight else nn.Parameter(torch.empty_like(table)) for table in embedding.tables
         )
@@ -96,26 +101,30 @@ class AdaptiveSoftmax(nn.Module):
         head_targets_N = ids_N = targets.ids
         for tail, (low, high) in enumerate(self.bounds[1:], start=1):
             head_targets_N = head_targets_N.masked_fill((ids_N >= low) & (ids_N < high), head_size - tail)
-        nll_N = linear_cross_entropy(self._project(h_ND, 0), *self._head(), head_targets_N)
+        nll_N = linear_cross_entropy(self._project(h_ND, 0), *self._head(self._table(0)), head_targets_N)
         for tail in range(1, len(self.bounds)):
             # Even a tail without a target takes part: its gradient is zero, never missing, as with one large table.
             index, words, inside = targets.of_cluster(tail, self.bounds)
             x_NE = self._project(h_ND.index_select(0, index), tail)
-            tail_nll = linear_cross_entropy(x_NE, self.tables[tail], self.biases[tail], words)
-            nll_N = nll_N.index_add(0, index, tail_nll.where(inside, 0))
+            tail_nll = linear_cross_entropy(x_NE, self._table(tail), self.biases[tail], words)
+            nll_N = nll_N.index_add(0, index, only(tail_nll, inside))
         return nll_N
 
     def log_probs(self, h_ND: Tensor) -> Tensor:
         """(N, D) hidden states -> (N, vocabulary) log-probabilities."""
-        head = F.linear(self._project(h_ND, 0), *self._head()).log_softmax(-1)
+        head = F.linear(self._project(h_ND, 0), *self._head(self.tables[0])).log_softmax(-1)
         tails = [head[:, -tail, None] + self._logits(h_ND, tail).log_softmax(-1) for tail in range(1, len(self.bounds))]
         return torch.cat([head[:, : self.bounds[0][1]], *tails], dim=-1)
 
-    def _head(self) -> tuple[Tensor, Tensor]:
+    def _table(self, cluster: int) -> Tensor:
+        """The table as the embedding lent it, which brings the gradients of both together, or as it is."""
+        return self.lent.pop(cluster, self.tables[cluster])
+
+    def _head(self, table_VE: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias of the head: its words, then the tails."""
         if len(self.bounds) == 1:
-            return self.tables[0], self.biases[0]
-        return torch.cat([self.tables[0], self.cluster_weight]), torch.cat([self.biases[0], self.cluster_bias])
+            return table_VE, self.biases[0]
+        return torch.cat([table_VE, self.cluster_weight]), torch.cat([self.biases[0], self.cluster_bias])
 
     def _logits(self, h_ND: Tensor, cluster: int) -> Tensor:
         return F.linear(self._project(h_ND, cluster), self.tables[cluster], self.biases[cluster])

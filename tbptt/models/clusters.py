@@ -59,12 +59,19 @@ class Words(NamedTuple):
     def flatten(self) -> Words:
         return Words(self.ids.flatten(), self.positions)
 
-    def of_cluster(self, cluster: int, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
+    def of_cluster(self, cluster: int, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor | None]:
         """Of (N,) ids, three times (n,): positions, words as numbers in the cluster, and whether they are its own.
 
-        Words of other clusters are given as the first of this one.
+        Words of other clusters are given as the first of this one. None: there are no such words.
         """
         (low, high), index = bounds[cluster], self.positions[cluster]
         words = self.ids.index_select(0, index) - low
+        if sum(map(len, self.positions)) == len(self.ids):
+            return index, words, None
         inside = (words >= 0) & (words < high - low)
         return index, words.where(inside, 0), inside
+
+
+def only(x: Tensor, inside: Tensor | None) -> Tensor:
+    """What was computed of a cluster's words (n, ...), and zeros of those that are not its own."""
+    return x if inside is None else x.where(inside.view(-1, *(1,) * (x.dim() - 1)), 0)

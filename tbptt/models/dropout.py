@@ -5,6 +5,7 @@ After a ReLU no mask is kept at all.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,10 +24,16 @@ def random_drop(x: Tensor, rate: float) -> Tensor:
 
 
 def kept(like: Tensor, rate: float) -> Tensor:
-    """1 / (1 - rate) or 0 for every entry of `like`; the rate is met to 2^-32."""
-    bits = torch.empty(-(-like.numel() // 2), dtype=torch.int64).random_(-(2**63), None).view(torch.int32)
-    bits = bits[: like.numel()].view(like.shape)
-    return (bits >= round(rate * 2**32) - 2**31).to(like.dtype).mul_(1 / (1 - rate))
+    """1 / (1 - rate) or 0 for every entry of `like`, decided by 16 random bits each.
+
+    A rate between two that 16 bits can express is met by taking one or the other for the whole mask, by chance.
+    """
+    words = torch.empty(-(-like.numel() // 4) + 1, dtype=torch.int64).random_(-(2**63), None)
+    share = min(rate * 2**16, 2**16 - 1)  # of 2^16 values
+    low = math.floor(share)
+    dropped = low + (words[-1] < round((share - low) * 2**64) - 2**63)
+    bits = words[:-1].view(torch.int16)[: like.numel()].view(like.shape)
+    return (bits >= (dropped - 2**15).to(torch.int16)).to(like.dtype).mul_(1 / (1 - rate))
 
 
 def dropped_relu(x: Tensor, rate: float) -> Tensor:

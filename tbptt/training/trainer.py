@@ -112,7 +112,8 @@ class Trainer:
 
         Nothing here waits for the device, and all that changes from update to update is a tensor: it can be recorded.
         """
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         self.optimizer.zero_grad()
         # Accumulation splits lanes: each micro-batch carries the state of its own lanes, and its loss is divided by the
         # tokens of the GLOBAL segment, so that the gradients add up to those of one large batch.
