@@ -21,6 +21,7 @@ from tbptt.models.attention_choice import Attention, pick_attention
 from tbptt.models.protocol import RecurrentModel
 from tbptt.models.transformer_xl import TransformerXLConfig
 
+pytest.importorskip("experiments.interpreter")
 fused_relative_attention = pytest.importorskip("tbptt.models.fused_attention").fused_relative_attention
 ROOT = Path(__file__).parents[1]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,25 +36,6 @@ SHAPES = [  # B, T, M, H, E, window
     (2, 34, 30, 1, 64, 2),
     (1, 33, 31, 1, 130, None),
 ]
-
-
-@pytest.fixture(autouse=True)
-def interpreted_bfloat16(monkeypatch):
-    """Triton's interpreter multiplies the bits of bfloat16 as integers: widen them first."""
-    if DEVICE.type == "cpu":
-        import triton.language as tl
-        from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-        dot = InterpreterBuilder.create_dot
-
-        def widened(x: TensorHandle) -> TensorHandle:
-            if x.dtype != tl.bfloat16:
-                return x
-            return TensorHandle((x.data.astype("uint32") << 16).view("float32"), tl.float32)
-
-        monkeypatch.setattr(
-            InterpreterBuilder, "create_dot", lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
-        )
 
 
 @pytest.fixture(autouse=True)

@@ -80,7 +80,7 @@ def pair_of_trainers(build, lanes: Lanes, optimizer, **settings) -> tuple[Traine
     recorder, trainers = Recorder(), []
     for _ in range(2):
         trainers.append(make_trainer(build(), lanes, optimizer, max_steps=40, **settings))
-    trainers[1].compute = Replayed(trainers[1].compute, recorder)
+    trainers[1].replayed = Replayed(trainers[1]._compute, recorder)
     return *trainers, recorder
 
 
@@ -161,7 +161,7 @@ def test_the_fewer_sizes_the_fewer_recordings(monkeypatch):
         _, trainer, recorder = pair_of_trainers(build, lanes_of(4, 80), AdamConfig(), precision=Precision.fp64)
         for _ in range(3 * len(trainer.lanes)):
             trainer.update()
-        found.append((recorder.recorded, len(trainer.compute.met)))
+        found.append((recorder.recorded, len(trainer.replayed.met)))
     assert found[0][1] > 2 * found[1][1]
 
 

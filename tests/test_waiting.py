@@ -55,7 +55,7 @@ def test_what_waits_is_noticed(function):
 def test_an_update_never_waits(name, optimizer, precision, monkeypatch):
     lanes = Lanes.cut(random_stream(4 * 10 + 1), 4, 4)
     trainer = make_trainer(MODELS[name](), lanes, optimizer, precision=precision, micro_batch=2)
-    monkeypatch.setattr(trainer, "compute", never_waits(trainer.compute))
+    monkeypatch.setattr(trainer, "_compute", never_waits(trainer._compute))
     losses = [trainer.update().loss for _ in range(4)]
     assert len(set(losses)) == 4
 

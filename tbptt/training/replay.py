@@ -75,11 +75,11 @@ def shapes_of(values: Any) -> Shapes:
     return tuple(found)
 
 
-def with_cuda_graphs(compute: Compute, optimizer: torch.optim.Optimizer, world: World) -> Compute:
-    """`compute`, replayed where that can be done."""
+def with_cuda_graphs(compute: Compute, optimizer: torch.optim.Optimizer, world: World) -> Replayed | None:
+    """`compute` replayed, or None where that cannot be done."""
     if world.device.type != "cuda" or world.size > 1:
         log.warning("trainer.cuda_graphs=true has no effect: it needs a GPU, and one process")
-        return compute
+        return None
     return Replayed(compute, CudaGraphs(optimizer))
 
 

@@ -21,7 +21,7 @@ from tbptt.launch.world import ALONE, World
 from tbptt.models.protocol import RecurrentModel, State, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.parallel import parallel
-from tbptt.training.replay import MULTIPLE, Replayed, with_cuda_graphs
+from tbptt.training.replay import MULTIPLE, with_cuda_graphs
 from tbptt.training.schedules import Schedule
 
 
@@ -67,7 +67,7 @@ class Trainer:
         n, size = self.lanes.batch_size, config.micro_batch or self.lanes.batch_size
         self.micro_batches = [slice(i, min(i + size, n)) for i in range(0, n, size)]
         self.shared = parallel(model, world, config.reduce) if world.size > 1 else None
-        self.compute = with_cuda_graphs(self._compute, optimizer, world) if config.cuda_graphs else self._compute
+        self.replayed = with_cuda_graphs(self._compute, optimizer, world) if config.cuda_graphs else None
         if world.rank:  # dropout draws other masks for other lanes
             torch.manual_seed(_seed(torch.initial_seed(), 0, world.rank))
         self.step = self.tokens = self.nonfinite = 0
@@ -93,7 +93,7 @@ class Trainer:
             group["lr"] = self.lr
         tokens_BT, targets_BT = self.lanes.segment(segment)
         words = [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for lanes in self.micro_batches]
-        results, self.states = self.compute(words, self.states)
+        results, self.states = (self.replayed or self._compute)(words, self.states)
         self._look_at_last()
         self.step += 1
         n_tokens = self._global_tokens(targets_BT)
@@ -102,7 +102,7 @@ class Trainer:
         return Update(lr, n_tokens, self.last)
 
     def _send(self, ids_BT: Tensor) -> Any:
-        return self.model.send(ids_BT, self.device, MULTIPLE if isinstance(self.compute, Replayed) else 1)
+        return self.model.send(ids_BT, self.device, MULTIPLE if self.replayed else 1)
 
     def _global_tokens(self, ids_BT: Any) -> int:
         return self.batch_size * ids_BT.shape[1]
