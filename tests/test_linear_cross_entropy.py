@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tbptt.models import alignment
 from tbptt.models import linear_cross_entropy as module
 from tbptt.models.linear_cross_entropy import linear_cross_entropy
 
@@ -28,19 +29,23 @@ def loss_and_gradients(function, x, weight, bias, targets):
     return [nll_N.detach(), *torch.autograd.grad((nll_N * weights_N).sum(), (x, weight, bias))]
 
 
-@given(st.integers(0, 9), st.integers(1, 5), st.integers(1, 12), st.integers(1, 60))
-def test_losses_and_gradients_are_the_plain_ones_whatever_the_chunks(N, E, V, logits):
+@given(st.integers(0, 9), st.integers(1, 5), st.integers(1, 60), st.integers(1, 600), st.sampled_from([1, 16]))
+def test_losses_and_gradients_are_the_plain_ones_whatever_the_chunks_and_the_alignment(N, E, V, logits, multiple):
     inputs = draw_inputs(N, E, V)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LOGITS", logits)
+        patch.setitem(alignment.MULTIPLE, "cpu", multiple)
         ours = loss_and_gradients(linear_cross_entropy, *inputs)
     for actual, expected in zip(ours, loss_and_gradients(plain, *inputs)):
         assert_close(actual, expected, 1e-12)
 
 
-def test_a_target_of_vanishing_probability_has_a_finite_loss():
-    inputs = draw_inputs(6, 4, 9, torch.float32, spread=1e4)
-    ours, expected = (loss_and_gradients(function, *inputs) for function in (linear_cross_entropy, plain))
+@pytest.mark.parametrize("logits", [20, 2**25])
+def test_a_target_of_vanishing_probability_has_a_finite_loss(monkeypatch, logits):
+    monkeypatch.setattr(module, "LOGITS", logits)
+    *inputs, targets = draw_inputs(6, 4, 9, torch.float32, spread=1e4)
+    whole = [x.detach().round().requires_grad_() for x in inputs]  # logits without rounding, in whatever order of sums
+    ours, expected = (loss_and_gradients(function, *whole, targets) for function in (linear_cross_entropy, plain))
     assert expected[0].max() > 1e3
     for actual, wanted in zip(ours, expected):
         assert_relatively_close(actual, wanted, 1e-6)
