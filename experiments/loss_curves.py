@@ -38,8 +38,8 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 TINY = [  # what the interpreter can be asked for: every tile of every head and lane costs milliseconds
     "model.n_layer=2", "model.d_model=128", "model.n_head=1", "model.d_head=32", "model.d_inner=512",
-    "model.tgt_len=32", "model.mem_len=32", "model.dropout=0.1", "data.batch_size=2", "optimizer.lr=1e-3",
-    "scheduler.warmup_steps=100", "eval.max_tokens=2000",
+    "model.tgt_len=32", "model.mem_len=32", "data.batch_size=2", "optimizer.lr=2.5e-4", "scheduler.warmup_steps=100",
+    "eval.max_tokens=2000",
 ]  # fmt: skip
 PATHS = {
     "fp32, plain": (Precision.fp32, Attention.plain),

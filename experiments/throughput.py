@@ -5,16 +5,18 @@
     python -m experiments.throughput model=txl_16l trainer.precision=bf16 --paths fused+graphs --json rows.jsonl
 
 Words with `=` are the same settings as run.py's. Without any, the shape is the one the original's code was timed at on
-two cores of a processor: 4 layers, d 128, 4 heads of 32, inner 512, segment = memory = 64, 8 lanes, 32,632 words.
-A path is plain or fused, compiled or not, launched kernel by kernel or as CUDA graphs; each trains, and each evaluates
-as the `eval` group says: `ms` is an update's time or that of the whole evaluation, `first_s` what the first one took
-(for an evaluation: took longer), `input_share` what cutting, sorting and sending the tokens takes of an update, all of
-it on the host while a GPU computes.
+two cores of a processor: 4 layers, d 128, 4 heads of 32, inner 512, segment = memory = 64, 8 lanes, 32,632 words. A
+path is plain or fused, compiled or not, launched kernel by kernel or as CUDA graphs; each trains, and each evaluates as
+the `eval` group says: `ms` is an update's time or that of the whole evaluation, `first_s` what the first one took (for
+an evaluation: took longer), `peak_GiB` what tensors took at most, `reserved_GiB` what they and CUDA graphs keep,
+`input_share` what cutting, sorting and sending the tokens takes of an update, all of it on the host while a GPU
+computes.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import time
@@ -84,8 +86,12 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
     assert isinstance(config.model, TransformerXLConfig)
     torch.manual_seed(1)
     torch.compiler.reset()
+    gc.collect()
     config.model.attention, config.trainer.cuda_graphs = Attention(path.split("+")[0]), "graphs" in path
     device, precision = pick_device(config.trainer.device), config.trainer.precision
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.empty_cache()
     config.model.check_precision(precision, device)
     model = config.model.build(vocabulary, config.trainer.activation_checkpointing)
     model.to(device, parameter_dtype(precision))
@@ -103,14 +109,16 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
         rate = n / seconds
         arithmetic = passes * forward_flops(shape, tokens, vocabulary, training=task == "train")
         used = arithmetic * rate / peak if peak and precision in MIXED else None
-        memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+        allocated = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+        reserved = torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else None
         return {
             "task": task,
             "path": path,
             "tokens_per_second": round(rate, 1),
             "ms": round(1000 * seconds, 2),
             "flop_utilisation": used and round(used, 3),
-            "peak_GiB": memory and round(memory, 2),
+            "peak_GiB": allocated and round(allocated, 2),
+            "reserved_GiB": reserved and round(reserved, 2),
             "first_s": round(first, 2),
             "input_share": round(input_seconds() / seconds, 5) if task == "train" else None,
         }

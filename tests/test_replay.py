@@ -4,7 +4,9 @@ CUDA graphs need a GPU. What they do is imitated here: recording changes nothing
 on the same memory, and the host takes no part in it.
 """
 
+import gc
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tbptt.data.lanes import Lanes
 from tbptt.device import Precision
 from tbptt.errors import UserError
+from tbptt.models.protocol import InitialMemory
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.optimizers import AdamConfig, SGDConfig
 from tbptt.training.replay import Replayed
@@ -80,7 +83,7 @@ def pair_of_trainers(build, lanes: Lanes, optimizer, **settings) -> tuple[Traine
     recorder, trainers = Recorder(), []
     for _ in range(2):
         trainers.append(make_trainer(build(), lanes, optimizer, max_steps=40, **settings))
-    trainers[1].replayed = Replayed(trainers[1]._compute, recorder)
+    trainers[1].replayed = Replayed(recorder)
     return *trainers, recorder
 
 
@@ -150,6 +153,45 @@ def test_a_checkpoint_of_a_replaying_trainer_is_that_of_any_other():
     replayed.update()  # writes where the states were when they were saved
     for x, y in zip(plain.state_dict()["lane_states"], saved["lane_states"], strict=True):
         torch.testing.assert_close(y, x, rtol=0, atol=1e-12)
+
+
+def test_a_loaded_optimizer_is_the_one_that_goes_on():
+    plain, replayed, recorder = pair_of_trainers(tiny_txl, lanes_of(4, 34), AdamConfig(), precision=Precision.fp64)
+    saved = plain.state_dict()
+    for _ in range(6):
+        plain.update(), replayed.update()
+    for trainer in (plain, replayed):
+        trainer.load_state_dict(saved)
+    before = recorder.replayed
+    for _ in range(6):
+        assert replayed.update().loss == pytest.approx(plain.update().loss, rel=1e-12)
+    assert recorder.replayed > before
+    for ours, theirs in zip(replayed.optimizer.state.values(), plain.optimizer.state.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-15)
+
+
+def test_states_that_change_their_precision_are_recorded_once_they_keep_it():
+    """A memory of zeros begins in float32 and goes on with what autocast gives."""
+    settings = {"precision": Precision.bf16, "reset_state": ResetState.never}
+    build = lambda: tiny_txl(torch.float32, initial_memory=InitialMemory.zeros)  # noqa: E731
+    plain, replayed, recorder = pair_of_trainers(build, lanes_of(4, 32), AdamConfig(), **settings)
+    assert [plain.update().loss for _ in range(8)] == [replayed.update().loss for _ in range(8)]
+    assert [memory.dtype for memory in plain.states[0]] == [torch.float32, torch.bfloat16]
+    assert (recorder.recorded, recorder.replayed) == (1, 6)
+
+
+def test_a_trainer_with_recordings_is_no_cycle():
+    """Or its graphs and the memory they work in would outlive it."""
+    _, trainer, _ = pair_of_trainers(tiny_txl, lanes_of(4, 34), AdamConfig(), precision=Precision.fp64)
+    for _ in range(6):
+        trainer.update()
+    gone = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_fewer_sizes_the_fewer_recordings(monkeypatch):

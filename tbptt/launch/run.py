@@ -97,9 +97,10 @@ def rank_device(config: Config, place: Place) -> torch.device:
     device = pick_device(config.trainer.device)
     if device.type == "cpu":
         keep_freed_memory()
-    if device.type != "cuda" or (device.index is not None and place.size == 1):
+    if device.type != "cuda":
         return device
-    device = torch.device("cuda", place.local_rank if torch.cuda.device_count() > 1 else 0)
+    if device.index is None or place.size > 1:
+        device = torch.device("cuda", place.local_rank if torch.cuda.device_count() > 1 else 0)
     torch.cuda.set_device(device)
     return device
 

@@ -31,7 +31,11 @@ def fill_up(x: Tensor, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def cut(x: Tensor, *sizes: int) -> Tensor:
     """The first entries of the last dimensions; `x` itself if that is all, to which gradients are added in place."""
-    return x if x.shape[-len(sizes) :] == sizes else x[(..., *map(slice, sizes))]
+    if x.shape[-len(sizes) :] == sizes:
+        return x
+    for dim, size in enumerate(reversed(sizes), start=1):
+        x = x.narrow(-dim, 0, size)
+    return x
 
 
 class FillUp(torch.autograd.Function):

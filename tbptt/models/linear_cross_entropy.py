@@ -86,8 +86,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         if len(rest) == 1:
             (error_NV,) = rest
             dx_NE = (error_NV @ weight_VE) * scale_N1
-            d_weight, d_bias = cut(error_NV.t() @ scaled_NE, V, E), cut(error_NV.t() @ scale_N1, V, 1)[:, 0]
-            return cut(dx_NE, E), d_weight.to(ctx.given), d_bias.to(ctx.given), None, None
+            d_weight = cut(error_NV.t() @ scaled_NE, V, E).to(ctx.given).contiguous()  # what adds to it goes row by row
+            d_bias = cut(error_NV.t() @ scale_N1, V, 1)[:, 0].to(ctx.given)
+            return cut(dx_NE, E), d_weight, d_bias, None, None
         bias_V, targets_N, most_N, total_N = rest
         d_weight, d_bias = weight_VE.new_empty(V, E, dtype=ctx.given), bias_V.new_empty(V, dtype=ctx.given)
         dx_NE = torch.zeros_like(x_NE, dtype=most_N.dtype)

@@ -19,68 +19,72 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MULTIPLE = 256  # of words of a cluster: the fewer sizes, the fewer recordings
 MOST = 64  # recordings; a rarer size runs as it is
-Shapes = tuple[torch.Size, ...]
-
-
+Kinds = tuple[tuple[torch.Size, torch.dtype], ...]  # of tensors
 Compute = Callable[[Any, State], tuple[Tensor, State]]
 
 
 class Replayed:
-    """`compute(words, states) -> (results, states)`, recorded once for all shapes it is called with.
+    """Calls `compute(words, states) -> (results, states)`, recorded once for all kinds of tensors it is called with.
 
-    It must depend on tensors alone, always the same ones besides its arguments, and wait for nothing. The first call in
-    new shapes runs as it is, which loads what a recording must find loaded. The second is recorded, unless the states
-    change their shapes: a memory that still fills. From then on the results and states are where the recording leaves
-    them, and good until the next call.
+    It must depend on tensors alone, always the same ones besides its arguments, and wait for nothing. The first call
+    with new shapes runs as it is, which loads what a recording must find loaded. The second is recorded, unless the
+    states change their shapes: a memory that still fills. From then on the results and states are where the recording
+    leaves them, and good until the next call.
     """
 
-    def __init__(
-        self,
-        compute: Compute,
-        record: Callable[[Callable[[], T]], tuple[T, Callable[[], None]]],
-    ):
+    def __init__(self, record: Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]):
         """`record` runs its argument to record it; returns its result, and what replays it."""
-        self.compute, self.record = compute, record
-        self.met: dict[tuple[Shapes, Shapes], bool] = {}  # the shapes met, and whether they may be recorded
-        self.recordings: dict[tuple[Shapes, Shapes], tuple[Tensor, Callable[[], None]]] = {}
-        self.inputs: dict[Shapes, Any] = {}  # where recordings find words and states of these shapes
+        self.record = record
+        self.forget()
 
-    def __call__(self, words: Any, states: State) -> tuple[Tensor, State]:
-        key = shapes_of(words), shapes_of(states)
+    def forget(self) -> None:
+        """Record anew: tensors that recordings use have been replaced."""
+        self.met: dict[tuple[Kinds, Kinds], bool] = {}  # and whether they may be recorded
+        self.recordings: dict[tuple[Kinds, Kinds], tuple[Tensor, Callable[[], None]]] = {}
+        self.inputs: dict[Kinds, Any] = {}  # where recordings find words and states
+
+    def __call__(self, compute: Compute, words: Any, states: State) -> tuple[Tensor, State]:
+        key = kinds_of(words), kinds_of(states)
         if not self.met.get(key) or (key not in self.recordings and len(self.recordings) == MOST):
-            results, new_states = self.compute(words, states)
-            self.met[key] = shapes_of(new_states) == key[1]
+            results, new_states = compute(words, states)
+            self.met[key] = kinds_of(new_states) == key[1]
             return results, new_states
-        words, states = (self._put(shapes, values) for shapes, values in zip(key, (words, states)))
+        words, states = (self._put(kinds, values) for kinds, values in zip(key, (words, states)))
+
+        def in_place() -> Tensor:
+            results, new_states = compute(words, states)
+            map_state(Tensor.copy_, states, new_states)
+            return results
+
         if key not in self.recordings:
-            self.recordings[key] = self.record(lambda: self._in_place(words, states))
+            self.recordings[key] = self.record(in_place)
         results, replay = self.recordings[key]
         replay()
         return results, states
 
-    def _in_place(self, words: Any, states: State) -> Tensor:
-        results, new_states = self.compute(words, states)
-        map_state(Tensor.copy_, states, new_states)
-        return results
-
-    def _put(self, shapes: Shapes, values: Any) -> Any:
-        if shapes not in self.inputs:
-            self.inputs[shapes] = map_state(torch.clone, values)
-        return map_state(Tensor.copy_, self.inputs[shapes], values)
+    def _put(self, kinds: Kinds, values: Any) -> Any:
+        if kinds not in self.inputs:
+            self.inputs[kinds] = map_state(torch.clone, values)
+        return map_state(Tensor.copy_, self.inputs[kinds], values)
 
 
-def shapes_of(values: Any) -> Shapes:
-    found: list[torch.Size] = []
-    map_state(lambda x: found.append(x.shape) or x, values)
+def kinds_of(values: Any) -> Kinds:
+    found: list[tuple[torch.Size, torch.dtype]] = []
+
+    def note(x: Tensor) -> Tensor:
+        found.append((x.shape, x.dtype))
+        return x
+
+    map_state(note, values)
     return tuple(found)
 
 
-def with_cuda_graphs(compute: Compute, optimizer: torch.optim.Optimizer, world: World) -> Replayed | None:
-    """`compute` replayed, or None where that cannot be done."""
+def cuda_graphs(optimizer: torch.optim.Optimizer, world: World) -> Replayed | None:
+    """None where they cannot be used."""
     if world.device.type != "cuda" or world.size > 1:
         log.warning("trainer.cuda_graphs=true has no effect: it needs a GPU, and one process")
         return None
-    return Replayed(compute, CudaGraphs(optimizer))
+    return Replayed(CudaGraphs(optimizer))
 
 
 class CudaGraphs:

@@ -21,7 +21,7 @@ from tbptt.launch.world import ALONE, World
 from tbptt.models.protocol import RecurrentModel, State, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.parallel import parallel
-from tbptt.training.replay import MULTIPLE, with_cuda_graphs
+from tbptt.training.replay import MULTIPLE, cuda_graphs
 from tbptt.training.schedules import Schedule
 
 
@@ -67,7 +67,7 @@ class Trainer:
         n, size = self.lanes.batch_size, config.micro_batch or self.lanes.batch_size
         self.micro_batches = [slice(i, min(i + size, n)) for i in range(0, n, size)]
         self.shared = parallel(model, world, config.reduce) if world.size > 1 else None
-        self.replayed = with_cuda_graphs(self._compute, optimizer, world) if config.cuda_graphs else None
+        self.replayed = cuda_graphs(optimizer, world) if config.cuda_graphs else None
         if world.rank:  # dropout draws other masks for other lanes
             torch.manual_seed(_seed(torch.initial_seed(), 0, world.rank))
         self.step = self.tokens = self.nonfinite = 0
@@ -93,7 +93,10 @@ class Trainer:
             group["lr"] = self.lr
         tokens_BT, targets_BT = self.lanes.segment(segment)
         words = [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for lanes in self.micro_batches]
-        results, self.states = (self.replayed or self._compute)(words, self.states)
+        if self.replayed:
+            results, self.states = self.replayed(self._compute, words, self.states)
+        else:
+            results, self.states = self._compute(words, self.states)
         self._look_at_last()
         self.step += 1
         n_tokens = self._global_tokens(targets_BT)
@@ -132,7 +135,8 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         results = torch.stack((loss, norm.double()))
-        self.optimizer.found_inf = (~results.isfinite().all()).float()  # where it is 1, nothing changes
+        # Where it is 1, the step changes nothing: torch's fused optimizers ask for an attribute of this name.
+        setattr(self.optimizer, "found_inf", (~results.isfinite().all()).float())  # noqa: B010
         self.optimizer.step()
         self.scaler.update()
         return results, new_states
@@ -188,6 +192,8 @@ class Trainer:
 
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
         """Its state; its settings are those of this run."""
+        if self.replayed:
+            self.replayed.forget()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": saved["state"]})
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
