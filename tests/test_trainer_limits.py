@@ -51,6 +51,21 @@ def test_the_gradient_is_scaled_to_the_clip_norm_where_longer_and_reported_befor
 
 
 @BOTH_MODELS
+@pytest.mark.parametrize("optimizer", [AdamConfig(lr=0.01), AdamWConfig(lr=0.01), SGDConfig(lr=1.0, momentum=0.9)])
+def test_clipping_inside_the_optimizer_is_clipping_before_it(name, optimizer):
+    """In float64 the gradient is scaled first, in other precisions where the optimizer reads it."""
+    found = []
+    for dtype, precision in ((torch.float64, Precision.fp64), (torch.float32, Precision.fp32)):
+        model = MODELS[name](torch.float32).to(dtype)
+        trainer = make_trainer(model, some_lanes(), optimizer, clip=0.02, precision=precision)
+        before = weights_of(trainer)
+        updates = [trainer.update() for _ in range(4)]
+        assert min(update.grad_norm for update in updates) > 0.2  # clipped tenfold
+        found.append((weights_of(trainer) - before).double())
+    assert (found[1] - found[0]).norm() < 1e-3 * found[0].norm()
+
+
+@BOTH_MODELS
 @pytest.mark.parametrize("optimizer", [AdamConfig(), AdamWConfig(), SGDConfig(momentum=0.9)])
 def test_a_loss_that_is_not_finite_changes_neither_weights_nor_optimizer(name, optimizer):
     trainer = make_trainer(MODELS[name](dtype=torch.float32), some_lanes(), optimizer, micro_batch=2)

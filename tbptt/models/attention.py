@@ -71,9 +71,9 @@ def relative_attention(
     `content_bias_HE` is the paper's u, `position_bias_HE` its v; `dropout` acts on the attention weights.
     """
     scale = 1 / math.sqrt(q_BHTE.shape[-1])
-    q_HBTE, k_HBKE, v_HBKE = (x.transpose(0, 1) for x in (q_BHTE, k_BHKE, v_BHKE))
-    q_content = (q_HBTE + content_bias_HE[:, None, None]) * scale
-    q_position = (q_HBTE + position_bias_HE[:, None, None]) * scale
+    q_HBTE, k_HBKE, v_HBKE = (x.transpose(0, 1) for x in (q_BHTE * scale, k_BHKE, v_BHKE))
+    q_content = q_HBTE + content_bias_HE[:, None, None] * scale
+    q_position = q_HBTE + position_bias_HE[:, None, None] * scale
     # The mask is added in the one pass that leaves the shifted view, and the content scores to that in place.
     position = position_scores(q_position, r_KHE)
     scores = (position + mask_TK.to(position.dtype)).flatten(0, 1)

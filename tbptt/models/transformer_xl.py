@@ -247,6 +247,8 @@ class TransformerXL(RecurrentModel):
         """The last mem_len positions of memory and segment, without gradient."""
         new_BTD = self._last(x_BTD)
         old_BMD = memory_BMD[:, max(0, memory_BMD.shape[1] + new_BTD.shape[1] - self.mem_len) :]
+        if old_BMD.shape[1] == 0 and new_BTD.shape[1] == x_BTD.shape[1]:
+            return new_BTD  # the whole segment and nothing else: no copy
         return torch.cat([old_BMD.to(new_BTD.dtype), new_BTD], dim=1)
 
     def _last(self, context: Tensor) -> Tensor:

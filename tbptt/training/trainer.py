@@ -133,13 +133,23 @@ class Trainer:
             new_states.append(state)
         self.world.sum(loss)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         results = torch.stack((loss, norm.double()))
-        # Where it is 1, the step changes nothing: torch's fused optimizers ask for an attribute of this name.
-        setattr(self.optimizer, "found_inf", (~results.isfinite().all()).float())  # noqa: B010
-        self.optimizer.step()
+        self._step(norm, skip=~results.isfinite().all())
         self.scaler.update()
         return results, new_states
+
+    def _step(self, norm: Tensor, skip: Tensor) -> None:
+        """Change the weights, by a gradient of at most `clip`; nothing where `skip` is true."""
+        optimizer: Any = self.optimizer
+        optimizer.found_inf = skip.float()  # an attribute that torch's fused optimizers ask for, as is the next
+        if self.config.clip:
+            if norm.dtype is torch.float64:  # the optimizer takes a factor in float32
+                nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip, norm)
+            else:  # the gradient is divided by it where it is read anyway
+                optimizer.grad_scale = ((norm + 1e-6) / self.config.clip).clamp(min=1)
+        optimizer.step()
 
     def _look_at_last(self) -> None:
         """Too many updates in a row that are not finite end the run; the states after such a loss may carry its poison.
