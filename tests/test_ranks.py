@@ -70,6 +70,17 @@ def test_a_rank_ends_without_threads_of_the_world(home, tmp_path):
     assert len(threads) == 2 and not any("gloo" in name for names in threads for name in names)
 
 
+def test_a_rank_that_is_stopped_ends_without_them_too(home, tmp_path):
+    words = [*SMALL, *LONG, "trainer.devices=2", "hydra.run.dir=left"]
+    env = environment(home) | {"FAULT": "0 0 none", "MARK": str(tmp_path), "PYTHONPATH": FAULTS}
+    process = subprocess.Popen(command(*words), cwd=home, env=env)
+    wait_until(lambda: (home / "left" / "metrics.jsonl").exists() and len(lines_of(home / "left")) >= 4)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    threads = [path.read_text().split() for path in tmp_path.iterdir()]
+    assert threads and not any("gloo" in name for names in threads for name in names)
+
+
 def test_a_checkpoint_is_evaluated_by_any_number_of_processes(home, alone):
     results = []
     for devices in (1, 3):

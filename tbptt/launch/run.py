@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from traceback import clear_frames
 
 import torch
 import torch.distributed as dist
@@ -123,13 +124,14 @@ def joined(place: Place, device: torch.device, run_dir: Path) -> Iterator[World]
         keep_error(run_dir, cause)
         print(f"Error: {cause}", file=sys.stderr, flush=True)
 
-    lifeline = Lifeline(world, place.address, tell)
+    lifeline, stopped = Lifeline(world, place.address, tell), None
     try:
         yield world
         world.highest(0)  # nobody leaves before all are done: a rank that is gone looks like one that failed
-    except Stopped:
+    except Stopped as caught:
         world.highest(0)
-        raise
+        clear_frames(caught.__traceback__)  # they hold what was trained, and with it the world's group
+        stopped = caught
     except Exception as error:
         first = lifeline.explain(error)
         if first is error:
@@ -138,6 +140,8 @@ def joined(place: Place, device: torch.device, run_dir: Path) -> Iterator[World]
     finally:
         lifeline.close()
     dist.destroy_process_group()
+    if stopped:
+        raise stopped
 
 
 def _agreed(run_dir: Path, world: World) -> Path:
