@@ -37,7 +37,7 @@ class Worker:
     def answer(self) -> float:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError("the process did not start, or ended: see above")
+            raise SystemExit("Error: the process did not start, or ended: see above")
         return float(line)
 
     def turn(self) -> float:
@@ -105,6 +105,8 @@ if __name__ == "__main__":
     if options.worker:
         work(options.words, options.vocabulary)
     else:
-        before, *overrides = options.words
+        before, *overrides = options.words or [""]
+        if not before or not (Path(before) / "tbptt").is_dir():
+            parser.error(f"the first word must be a folder with another version of the project, not {before!r}")
         versions = [version(root, overrides, options.vocabulary) for root in (Path(before).resolve(), HERE)]
         print(json.dumps(in_turns(*versions, options.turns)))

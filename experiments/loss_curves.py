@@ -5,7 +5,7 @@
 
 Trains the same model on the same text with the same seed three times: float32 with plain attention, bf16 with plain,
 and bf16 with fused attention (without a GPU on Triton's interpreter, which is slow). Prints a table; writes every mean
-of so many updates to logs/loss_curves.json and the picture to figures/loss_curves.png.
+of so many updates to logs/loss_curves.json and the picture to figures/loss_curves.png, in this folder or in --folder.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ if __name__ == "__main__":
     parser.add_argument("overrides", nargs="*", help="settings as run.py's; without any, a tiny model")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--every", type=int, default=50)
+    parser.add_argument("--folder", type=Path, default=HERE)
     options = parser.parse_args()
+    for name in ("logs", "figures"):
+        (options.folder / name).mkdir(parents=True, exist_ok=True)
     words = options.overrides or TINY
     curves = {name: curve(composed_with(words), *path, options.steps, options.every) for name, path in PATHS.items()}
     exact = np.array(next(iter(curves.values()))["losses"])
@@ -98,5 +101,5 @@ if __name__ == "__main__":
             f"| {name} | {found['losses'][-1]:.4f} | {apart.mean():.4f} | {apart.max():.4f} | {found['valid_loss']} |"
         )
     about = {"settings": words, "steps": options.steps, "every": options.every, "torch": torch.__version__}
-    (HERE / "logs" / "loss_curves.json").write_text(json.dumps(about | {"curves": curves}) + "\n")
-    draw(curves, options.every, HERE / "figures" / "loss_curves.png")
+    (options.folder / "logs" / "loss_curves.json").write_text(json.dumps(about | {"curves": curves}) + "\n")
+    draw(curves, options.every, options.folder / "figures" / "loss_curves.png")

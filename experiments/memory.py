@@ -85,6 +85,8 @@ def peak(config: Config) -> dict[str, int]:
 
 if __name__ == "__main__":
     words = sys.argv[1:] or ["model=txl_16l"]
+    if words[0] in ("-h", "--help"):
+        raise SystemExit(__doc__)
     found = peak(composed_with(["trainer.precision=bf16", *words]))
     print(" ".join(words))
     print(", ".join(f"{kind} {size / 2**30:.2f} GiB" for kind, size in found.items() if size > 2**20))

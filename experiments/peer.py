@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -55,8 +56,10 @@ def work_as_the_port(tokens_file: str) -> None:
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parents[1]
-    if sys.argv[1] == "--worker":
+    if sys.argv[1:2] == ["--worker"]:
         work_as_the_port(sys.argv[2])
+    elif len(sys.argv) != 2 or not shutil.which(sys.argv[1]):
+        raise SystemExit(f"{__doc__}\nError: the one argument must be a Python interpreter that has the port")
     else:
         from experiments.compare import Worker, in_turns, version
         from experiments.throughput import zipf_tokens

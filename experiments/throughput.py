@@ -29,13 +29,15 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from tbptt.config import Config, register, typed
 from tbptt.data.lanes import Lanes
 from tbptt.device import MIXED, keep_freed_memory, parameter_dtype, pick_device
+from tbptt.errors import UserError
 from tbptt.evaluation.score import score
 from tbptt.launch.world import World
-from tbptt.models.attention_choice import Attention
 from tbptt.models.compilation import compile_blocks
 from tbptt.models.transformer_xl import TransformerXLConfig
 from tbptt.training.trainer import Trainer
@@ -52,10 +54,13 @@ WARM_UP = 5  # updates, until memory is full
 
 
 def composed_with(words: list[str]) -> Config:
-    """The configuration of a command line."""
+    """The configuration of a command line; a wrong one ends the process with a sentence."""
     register()
-    with initialize_config_dir(str(CONF), version_base=None):
-        return typed(compose("config", words))
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            return typed(compose("config", words))
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        raise SystemExit(f"Error: {str(error).splitlines()[0]}") from None
 
 
 def zipf_tokens(n_tokens: int, vocabulary: int) -> np.ndarray:
@@ -87,12 +92,11 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
     torch.manual_seed(1)
     torch.compiler.reset()
     gc.collect()
-    config.model.attention, config.trainer.cuda_graphs = Attention(path.split("+")[0]), "graphs" in path
+    config.trainer.cuda_graphs = "graphs" in path
     device, precision = pick_device(config.trainer.device), config.trainer.precision
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.empty_cache()
-    config.model.check_precision(precision, device)
     model = config.model.build(vocabulary, config.trainer.activation_checkpointing)
     model.to(device, parameter_dtype(precision))
     if "compiled" in path:
@@ -181,14 +185,20 @@ def main() -> None:
     parser.add_argument("--paths", nargs="+", choices=PATHS, default=PATHS if on_gpu else PATHS[:1])
     parser.add_argument("--json", type=Path, help="append the rows to this file, one JSON object a line")
     arguments = parser.parse_args()
-    configs = [composed_with(arguments.overrides or CPU_SHAPE) for _ in arguments.paths]
+    words = arguments.overrides or CPU_SHAPE
+    configs = [composed_with([*words, f"model.attention={path.split('+')[0]}"]) for path in arguments.paths]
+    for config in configs:
+        try:
+            config.model.check_precision(config.trainer.precision, pick_device(config.trainer.device))
+        except UserError as error:
+            parser.error(f"--paths {' '.join(arguments.paths)}: {error}")
     vocabulary = arguments.vocabulary or (267_735 if configs[0].data.name == "wikitext103" else 32_632)
     rows = []
     for config, path in zip(configs, arguments.paths):
         rows += measure(config, vocabulary, arguments.steps, arguments.eval_tokens, path)
         print(table(rows[-2:]) if len(rows) == 2 else "\n".join(table(rows[-2:]).splitlines()[2:]), flush=True)
     about = {
-        "settings": arguments.overrides or CPU_SHAPE,
+        "settings": words,
         "vocabulary": vocabulary,
         "precision": configs[0].trainer.precision.name,
         "device": device_name(pick_device(configs[0].trainer.device)),
