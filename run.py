@@ -1,14 +1,16 @@
-"""The door: `python run.py --help` says what can be typed."""
+"""The command line: `python run.py --help` says what can be typed."""
 
 import sys
 
 import hydra
 from omegaconf import DictConfig
 
-from tbptt import config, tasks
-from tbptt.door import one_sentence_errors, prompt_as_typed
+from tbptt import tasks
+from tbptt.cli.config import register
+from tbptt.cli.errors import one_sentence_errors
+from tbptt.cli.prompt import quote_prompt
 
-config.register()
+register()
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
@@ -17,6 +19,6 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv = prompt_as_typed(sys.argv)
+    sys.argv = quote_prompt(sys.argv)
     with one_sentence_errors():
         main()

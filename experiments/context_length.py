@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from tbptt.config import register, typed
+from tbptt import tasks
+from tbptt.cli.config import register, typed
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.device import pick_device
 from tbptt.errors import UserError
 from tbptt.evaluation.score import evaluating
-from tbptt.loading import Trained, corpus_to_score, open_trained
 from tbptt.models.protocol import RecurrentModel
+from tbptt.tasks.loading import TrainedModel, corpus_to_score, open_trained
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 THRESHOLD = 0.01
@@ -115,11 +116,11 @@ def measure(runs: list[str], step: int, longest: int, positions: int) -> list[Cu
     ]
 
 
-def open_run(run: str) -> tuple[Trained, PreparedCorpus]:
+def open_run(run: str) -> tuple[TrainedModel, PreparedCorpus]:
     register()
     with initialize_config_dir(str(CONF), version_base=None):
         config = typed(compose("config", ["task=eval", f"checkpoint={run}"]))
-    config.check()
+    tasks.check(config)
     trained = open_trained(config, [], pick_device(config.trainer.device))
     return trained, corpus_to_score(config, trained.checkpoint, [])
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from tbptt.config import from_dict
+from tbptt.cli.config import from_dict
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.prepare import open_corpus
 from tbptt.device import Precision, keep_freed_memory, parameter_dtype
@@ -38,7 +38,7 @@ TRAINING = [
 ]  # fmt: skip
 
 
-class Trained:
+class TrainedModel:
     """A trained model, in each precision, and the text it scores."""
 
     def __init__(self, wikitext: Path, folder: Path, level: Level):
@@ -80,16 +80,16 @@ def main() -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         words, in_bytes = Path(folder) / "words", Path(folder) / "bytes"
-        trained = Trained(arguments.wikitext, words, Level.word)
+        trained = TrainedModel(arguments.wikitext, words, Level.word)
         for same_length in (False, True) if arguments.only != "speed" else ():
             table(trained, same_length)
         if arguments.only != "table":
             speed(words, "words")
-            Trained(arguments.wikitext, in_bytes, Level.byte)
+            TrainedModel(arguments.wikitext, in_bytes, Level.byte)
             speed(in_bytes, "bytes")
 
 
-def table(trained: Trained, same_length: bool) -> None:
+def table(trained: TrainedModel, same_length: bool) -> None:
     """Differences from one lane (under same_length: from one lane in segments of 64), relative."""
     what = "any segments are one number" if same_length else "each segment length is a number of its own"
     print(f"\nsame_length={str(same_length).lower()}: {what}\n")

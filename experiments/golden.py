@@ -3,8 +3,8 @@
     python -m experiments.golden
 
 Over all 13 settings of segment, memory and clamp lengths in tests/golden: losses, final memories, hidden states and
-log-probabilities in float64, losses in float32. (Gradients and training trajectories: tests/test_golden.py and
-tests/test_trajectories.py.)
+log-probabilities in float64, losses in float32. (Gradients and training trajectories: tests/models/test_golden.py and
+tests/training/test_trajectories.py.)
 """
 
 from __future__ import annotations

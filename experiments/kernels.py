@@ -4,7 +4,7 @@
     python -m experiments.kernels --heads 48 128 --capabilities 90
 
 Spilled bytes are per thread and cost time; shared memory beyond a GPU's (A100: 163 KiB a block, H100: 227 KiB, others:
-99 KiB) would not run. The tilings of tbptt/models/fused_attention.py were chosen by this table.
+99 KiB) would not run. The tilings of tbptt/models/attention/fused.py were chosen by this table.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tbptt.models import attention_kernels
-from tbptt.models.fused_attention import tiling
+from tbptt.models.attention import kernels
+from tbptt.models.attention.fused import tiling
 
 KERNELS = ("forward", "backward_queries", "backward_keys", "backward_positions")
 HALF = ("q", "kv", "r", "y", "dy", "dq", "dkv")  # tensors of the precision asked for; the others are float32
@@ -36,7 +36,7 @@ LAUNCH = ("num_warps", "num_stages")
 
 def compile_kernel(name: str, d_head: int, dtype: torch.dtype, dropout: bool, capability: int) -> dict:
     """What a kernel of 10 heads needs on a GPU of this compute capability."""
-    kernel, tiles = getattr(attention_kernels, name), tiling(d_head, dtype, name == "forward")
+    kernel, tiles = getattr(kernels, name), tiling(d_head, dtype, name == "forward")
     options = {key: tiles.pop(key) for key in LAUNCH}
     constants = {"H": 10, "E": d_head, "PRECISION": "tf32x3", "DROP": dropout, **tiles}
 

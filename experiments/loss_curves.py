@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from experiments.throughput import composed_with
-from tbptt.config import Config
+from tbptt.cli.config import Config
 from tbptt.data.lanes import Lanes
 from tbptt.data.prepare import open_corpus
 from tbptt.device import Precision, parameter_dtype, pick_device
 from tbptt.evaluation.score import score
 from tbptt.launch.world import World
-from tbptt.models.attention_choice import Attention
+from tbptt.models.attention.choice import Attention
 from tbptt.report.progress import progress
 from tbptt.training.trainer import Trainer
 

@@ -23,10 +23,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from experiments.throughput import composed_with, zipf_tokens
-from tbptt.config import Config
+from tbptt.cli.config import Config
 from tbptt.device import autocast
-from tbptt.models.attention_choice import Attention
-from tbptt.models.clusters import Bounds, Words
+from tbptt.models.attention.choice import Attention
+from tbptt.models.vocabulary.clusters import Bounds, ClusteredIds
 
 WORDS = 267_735
 
@@ -37,9 +37,9 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
     And an index of words is as long as Zipf's law makes it, since there are no words.
     """
 
-    def sort(ids: Tensor, bounds: Bounds, multiple: int = 1) -> Words:
+    def sort(ids: Tensor, bounds: Bounds, multiple: int = 1) -> ClusteredIds:
         shares = [((tokens >= low) & (tokens < high)).mean() for low, high in bounds]
-        return Words(ids, tuple(torch.arange(int(ids.numel() * share)) for share in shares))
+        return ClusteredIds(ids, tuple(torch.arange(int(ids.numel() * share)) for share in shares))
 
     def layer_norm(x: Tensor, *arguments) -> Tensor:
         with torch.autocast("cpu", enabled=False):
@@ -48,7 +48,7 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
     normalize, patches = nn.functional.layer_norm, ExitStack()
     patches.enter_context(patch("torch.nn.functional.layer_norm", layer_norm))
     patches.enter_context(patch.dict("tbptt.models.alignment.MULTIPLE", cpu=16))
-    patches.enter_context(patch("tbptt.models.clusters.Words.sort", sort))
+    patches.enter_context(patch("tbptt.models.vocabulary.clusters.ClusteredIds.sort", sort))
     drop = lambda x, rate: torch.native_dropout(x, rate, True)[0] if rate else x  # noqa: E731
     patches.enter_context(patch("tbptt.models.dropout.random_drop", drop))
     return patches

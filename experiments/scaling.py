@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from tbptt.config import register, typed
+from tbptt.cli.config import register, typed
 
 LANES, TGT_LEN, WORDS = 60, 150, 267_735  # the paper's base run
 BACKWARD = 2 / 3

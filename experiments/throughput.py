@@ -32,7 +32,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tbptt.config import Config, register, typed
+from tbptt.cli.config import Config, register, typed
 from tbptt.data.lanes import Lanes
 from tbptt.device import MIXED, keep_freed_memory, parameter_dtype, pick_device
 from tbptt.errors import UserError

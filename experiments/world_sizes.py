@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from tbptt.cli.processes import join_world
 from tbptt.data.lanes import Lanes
 from tbptt.device import Precision, parameter_dtype
-from tbptt.launch.place import Place
-from tbptt.launch.run import joined
+from tbptt.launch.rank_info import RankInfo
 from tbptt.launch.world import World
 from tbptt.models.lstm import LSTMConfig
 from tbptt.models.protocol import ModelConfig
@@ -85,7 +85,7 @@ def in_world(size: int, jobs: list[Job]) -> list[dict[str, Any]]:
         port, file = free.getsockname()[1], Path(folder) / "results"
         free.close()
         context = multiprocessing.get_context("spawn")
-        arguments = [(Place("test", rank, size, rank, size, port=port), jobs, file) for rank in range(size)]
+        arguments = [(RankInfo("test", rank, size, rank, size, port=port), jobs, file) for rank in range(size)]
         ranks = [context.Process(target=_rank, args=given) for given in arguments]
         for rank in ranks:
             rank.start()
@@ -96,9 +96,9 @@ def in_world(size: int, jobs: list[Job]) -> list[dict[str, Any]]:
         return torch.load(file)
 
 
-def _rank(place: Place, jobs: list[Job], file: Path) -> None:
+def _rank(rank_info: RankInfo, jobs: list[Job], file: Path) -> None:
     torch.set_num_threads(1)
-    with joined(place, torch.device("cpu"), file.parent) as world:
+    with join_world(rank_info, torch.device("cpu"), file.parent) as world:
         results = [run(world, job) for job in jobs]
         if world.is_main:
             torch.save(results, file)

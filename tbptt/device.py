@@ -54,7 +54,7 @@ def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
-class Later:
+class HostCopy:
     """Numbers on their way from the device to the host, behind all that the device was asked to do before."""
 
     def __init__(self, x: torch.Tensor):

@@ -13,11 +13,11 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton and the choice of attention are imported
-from archive_helpers import MEMBERS, TEST, TRAIN, VALID
 from hypothesis import HealthCheck, settings
-from server_helpers import Site, serving
 
 from tbptt.data.corpora import CORPORA, OneFile
+from tests.data.archives import MEMBERS, TEST, TRAIN, VALID
+from tests.data.server import Site, serving
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for experiments/, which is not installed
 

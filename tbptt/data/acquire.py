@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tbptt.data.config import DataConfig
-from tbptt.data.corpora import SPLITS, Archive, Corpus, StandardLibrary
+from tbptt.data.corpora import SPLITS, Archive, Corpus, StandardLibrary, corpus_named
 from tbptt.data.download import download
 from tbptt.data.sources import Sources
 from tbptt.errors import UserError
@@ -20,7 +20,16 @@ from tbptt.errors import UserError
 HUB_REPOSITORY = "Salesforce/wikitext"
 
 
-def look(corpus: Corpus, config: DataConfig) -> None:
+def check_corpus(config: DataConfig) -> Corpus:
+    """The corpus that the settings name. UserError for settings that cannot work, as far as no file is read for it."""
+    corpus = corpus_named(config.name)
+    config.check()
+    corpus.check(config)
+    check_path(corpus, config)
+    return corpus
+
+
+def check_path(corpus: Corpus, config: DataConfig) -> None:
     """UserError if data.path is given and holds neither the corpus's files, nor its archive, nor token files."""
     if config.path is None:
         return
@@ -36,7 +45,7 @@ def acquire(corpus: Corpus, config: DataConfig) -> Sources:
     if isinstance(corpus, StandardLibrary):
         return corpus.find(corpus.home)
     if config.path is not None:
-        look(corpus, config)
+        check_path(corpus, config)
         folder = Path(config.path).expanduser()
         found = corpus.find(folder)
         if found is None and corpus.archive:

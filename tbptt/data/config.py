@@ -36,7 +36,7 @@ class DataConfig:
     vocabulary: str | None = None  # a file of words or characters, one a line, to use as they stand; a tokenizer.json
     bpe_size: int = 8192  # entries of a subword vocabulary trained here
 
-    NOT_NUMBERS: ClassVar = ("cache", "workers", "verify", "check_counts")
+    RESULT_NEUTRAL: ClassVar = ("cache", "workers", "verify", "check_counts")
 
     def check(self) -> None:
         for key, least in (("batch_size", 1), ("workers", 0), ("min_count", 1), ("bpe_size", 257)):

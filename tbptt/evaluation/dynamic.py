@@ -25,7 +25,7 @@ from tbptt.device import Precision, autocast
 from tbptt.errors import UserError
 from tbptt.evaluation.config import BurnIn, EvalConfig
 from tbptt.evaluation.dynamic_config import RMSDynamicConfig, SGDDynamicConfig
-from tbptt.evaluation.score import Score, evaluating, told_context
+from tbptt.evaluation.score import Score, evaluating, reported_context
 from tbptt.models.protocol import RecurrentModel
 
 Rates = list[tuple[Tensor | float, Tensor | float]]  # for each parameter: of its gradient, and of the way back
@@ -69,7 +69,7 @@ def score_dynamically(
                 for parameter, before in zip(parameters, trained):
                     parameter.copy_(before)
             model.zero_grad()
-        context = {"mem_len": None, "clamp_len": None, "same_length": None} | told_context(model)
+        context = {"mem_len": None, "clamp_len": None, "same_length": None} | reported_context(model)
     settings = {"tgt_len": T, **context, "batch_size": 1, "burn_in": BurnIn.exact.name}
     return Score(len(stream) - 1, total / (len(stream) - 1), time.perf_counter() - started, settings, T)
 

@@ -21,9 +21,9 @@ from tbptt.device import Precision, autocast, send
 from tbptt.errors import UserError
 from tbptt.evaluation.config import EvalConfig
 from tbptt.evaluation.lanes import scored_segments
+from tbptt.evaluation.plan import choose_plan
 from tbptt.evaluation.units import loss_units
-from tbptt.evaluation.walk import choose_walk
-from tbptt.launch.world import ALONE, World
+from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import InitialMemory, RecurrentModel
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def score(
     tgt_len: int,
     precision: Precision = Precision.fp32,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> Score:
     """Score the n-1 targets of a stream of n tokens, with a state of its own.
 
@@ -78,13 +78,12 @@ def score(
                 f"eval.walk_len={config.walk_len} needs eval.same_length=true: without it the number depends on the "
                 "length of segments, which is eval.tgt_len"
             )
-        walk = choose_walk(model, len(stream) - 1, config, T, world)
-        plan = walk.plan
-        mine = world.lanes(plan.lanes)
+        plan = choose_plan(model, len(stream) - 1, config, T, world)
+        mine = world.lanes(plan.lanes.lanes)
         state = model.for_inference(model.initial_state(mine.stop - mine.start))
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
         losses_N = torch.zeros(len(stream) - 1 if config.save_losses else 0, device=device)
-        segments = scored_segments(stream, walk.tgt_len, plan, mine) if mine.start < mine.stop else ()
+        segments = scored_segments(stream, plan.tgt_len, plan.lanes, mine) if mine.start < mine.stop else ()
         for step, (tokens_BT, counted_N, targets_N, places_N) in enumerate(segments, start=1):
             with autocast(device, precision):
                 h_BTD, state = model.hidden(model.send(tokens_BT, device), state)
@@ -94,16 +93,16 @@ def score(
                     total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
                     if config.save_losses:
                         losses_N[send(places_N, device)] = nll_N.float()
-            progress(step, plan.run)
+            progress(step, plan.lanes.run)
         total, count = world.sum(torch.stack((total, torch.tensor(count).to(total)))).tolist()
-        context = {"mem_len": None, "clamp_len": None, "same_length": None} | told_context(model)
+        context = {"mem_len": None, "clamp_len": None, "same_length": None} | reported_context(model)
         losses_N = world.sum(losses_N).cpu()  # each is known to one rank, and 0 to the others
-    settings = {"tgt_len": T, **context, "batch_size": plan.lanes, "burn_in": config.burn_in.name}
+    settings = {"tgt_len": T, **context, "batch_size": plan.lanes.lanes, "burn_in": config.burn_in.name}
     seconds = time.perf_counter() - started
-    return Score(int(count), total / count, seconds, settings, walk.tgt_len, losses_N.numpy())
+    return Score(int(count), total / count, seconds, settings, plan.tgt_len, losses_N.numpy())
 
 
-def told_context(model: RecurrentModel) -> dict[str, Any]:
+def reported_context(model: RecurrentModel) -> dict[str, Any]:
     """The context settings of a model as results name them: the memory it starts with only if it is not empty."""
     usual = {"initial_memory": InitialMemory.empty.name}
     return {key: value for key, value in model.context().items() if (key, value) not in usual.items()}

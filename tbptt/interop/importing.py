@@ -1,30 +1,20 @@
-"""Another system's checkpoint -> a run directory: checkpoint, configuration and vocabulary, whole or not at all."""
+"""Another system's checkpoint, read and checked, as a model of the framework's with what came along."""
 
 from __future__ import annotations
 
-import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from tbptt.data import language
-from tbptt.data.config import Level
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.interop import fairseq, hf, nvidia, original, original_files
 from tbptt.interop.config import ImportConfig, ImportFormat
 from tbptt.interop.foreign import Foreign, read_vocabulary
-from tbptt.launch.world import World
 from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
-from tbptt.training.checkpoints import Checkpoints
-from tbptt.training.optimizers import AdamConfig
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,15 +25,8 @@ class Imported:
     config: TransformerXLConfig
     vocabulary: Vocabulary | None
     step: int
-    adam: dict[str, Any] | None  # the state dict of an Adam over the model's parameters
+    adam: dict[str, Any] | None  # `state` as in the state dict of an Adam over the model's parameters
     notes: list[str]
-
-
-def import_model(config: Any, run_dir: Path, world: World) -> None:
-    """The task: make a run directory of `config.importing`."""
-    imported = read(config.importing)
-    write(imported, config.importing, run_dir)
-    report(imported, run_dir)
 
 
 def read(config: ImportConfig) -> Imported:
@@ -114,11 +97,11 @@ def _adam(model: TransformerXL, foreign: Foreign) -> dict[str, Any] | None:
         step = float(states[0]["step"])
     except (KeyError, TypeError, AttributeError, RuntimeError, IndexError, ValueError, UserError):
         return None
-    optimizer = AdamConfig().build(model.parameters())
-    for name, parameter in model.named_parameters():
-        kept = {key: moments[key][name].float().contiguous() for key in moments}
-        optimizer.state[parameter] = {"step": torch.tensor(step), **kept}
-    return optimizer.state_dict()
+    kept = {}
+    for number, (name, _) in enumerate(model.named_parameters()):
+        kept[number] = {key: moments[key][name].float().contiguous() for key in moments}
+        kept[number]["step"] = torch.tensor(step)
+    return {"state": kept}
 
 
 def _by_name(values: list[Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
@@ -128,55 +111,3 @@ def _by_name(values: list[Tensor], shapes: dict[str, torch.Size]) -> dict[str, T
     if len(values) != len(shapes):
         raise ValueError(f"{len(values)} tensors for {len(shapes)} parameters")
     return {name: value.reshape(shape) for (name, shape), value in zip(shapes.items(), values)}
-
-
-def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
-    """The run directory; its checkpoint comes last, so that what can be used is whole. UserError if it has one."""
-    assert config.format is not None
-    checkpoints = Checkpoints(run_dir / "checkpoints", keep=1)
-    if checkpoints.folder.exists():
-        raise UserError(f"{run_dir} has checkpoints already: delete it, or choose another hydra.run.dir")
-    words = imported.vocabulary
-    if words is not None:
-        new = run_dir / f"{language.FILE}.new"
-        new.write_text(words.to_json(), encoding="utf-8")
-        os.replace(new, run_dir / language.FILE)
-    model = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
-    data = {
-        "name": f"import.format={config.format.name}",
-        "level": (words.level if words is not None else Level.word).name,
-        "vocab_size": imported.model.embedding.bounds[-1][1],
-        "vocabulary_sha256": words.sha256 if words is not None else None,
-        "train_sha256": None,
-    }
-    optimizer = {"optimizer": {"name": AdamConfig.name}} if imported.adam else {}
-    info = {
-        "identity": {"model": model, "data": data} | optimizer,
-        "config": {"model": model, "data": None},
-        "imported": {"format": config.format.name, "path": config.path, "notes": imported.notes},
-    }
-    training = {"trainer": {"step": imported.step, "optimizer": imported.adam}}
-    checkpoints.save(imported.step, imported.model, training, info, best=True)
-
-
-def report(imported: Imported, run_dir: Path) -> None:
-    params = sum(parameter.numel() for parameter in imported.model.parameters())
-    log.info("%s parameters, after %s updates", f"{params:,}", f"{imported.step:,}")
-    for note in imported.notes:
-        log.info("Note: %s", note)
-    if imported.vocabulary is None:
-        log.warning(
-            "No vocabulary came along: of a corpus only the number of words can be compared (import.vocabulary=)"
-        )
-    log.info("Evaluate it: python run.py task=eval checkpoint=%s data=...", run_dir)
-    log.info("Train it on: python run.py checkpoint=%s data=... %s", run_dir, " ".join(_words(imported)))
-
-
-def _words(imported: Imported) -> list[str]:
-    """The command line's words for the imported model's settings."""
-    plain = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
-    assert isinstance(plain, dict)
-    chosen = {str(key): value for key, value in plain.items() if key != "name"}
-    words = {key: str(value).lower().replace(" ", "").replace("none", "null") for key, value in chosen.items()}
-    adam = ["optimizer.from_checkpoint=true"] if imported.adam else []
-    return ["model=txl_16l", *(f"model.{key}={word}" for key, word in words.items()), *adam]

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from tbptt.launch.lifeline import RankFailure
+from tbptt.launch.failure_monitor import RankFailure
 from tbptt.launch.stopping import Stopped
 
 PATIENCE = "600"  # seconds to finish a step and save; a failure is spread by the lifeline, which does not wait for it

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from tbptt.launch.place import find_place
+from tbptt.launch.rank_info import find_rank_info
 from tbptt.launch.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # a later one outweighs an earlier one
@@ -61,14 +61,14 @@ def stop_on_signal(world: World) -> Iterator[StopRequest]:
             signal.signal(signum, handler)
 
 
-def hand_over(stopped: Stopped) -> None:
+def requeue(stopped: Stopped) -> None:
     """In a job of submitit's, let its own handler put the job back into the queue; elsewhere do nothing.
 
     SIGTERM is handed on only if the job is not being cancelled. submitit's handler ends rank 0; the others end here,
     with 0: SLURM takes any other code for a failure, and might end rank 0 before it has asked for the requeue.
     """
     handler = signal.getsignal(signal.SIGUSR2)
-    if find_place().launcher != "submitit" or not callable(handler):
+    if find_rank_info().launcher != "submitit" or not callable(handler):
         return
     # Another signal reaches all processes of the job, those started here to speak with SLURM too: they inherit this.
     for signum in (signal.SIGTERM, signal.SIGUSR2):

@@ -83,4 +83,4 @@ class World:
         return map_state(gather, state)
 
 
-ALONE = World()
+SINGLE_PROCESS = World()

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from tbptt.device import Precision
 from tbptt.errors import UserError
-from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
-from tbptt.models.clusters import Words
 from tbptt.models.dropout import Dropout
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
+from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from tbptt.models.vocabulary.clusters import ClusteredIds
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +84,13 @@ class LSTM(RecurrentModel):
         zeros = self.embedding.tables[0].new_zeros(batch_size, self.lstm.num_layers, self.lstm.hidden_size)
         return zeros, zeros.clone()
 
-    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> Words:
-        return super().send(Words.sort(ids, self.embedding.bounds, multiple), device)
+    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
+        return super().send(ClusteredIds.sort(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> None:
         return None
 
-    def hidden(self, tokens_BT: Tensor | Words, state: State) -> tuple[Tensor, State]:
+    def hidden(self, tokens_BT: Tensor | ClusteredIds, state: State) -> tuple[Tensor, State]:
         x_BTD = self.drop(self.embedding(tokens_BT))
         h_LBD, c_LBD = (x.transpose(0, 1).to(x_BTD.dtype).contiguous() for x in state)
         y_BTD, new = self.lstm(x_BTD, (h_LBD, c_LBD))

@@ -35,7 +35,7 @@ class ModelConfig:
     name: str
     tgt_len: int  # tokens per segment: one forward and backward pass
 
-    NOT_NUMBERS: ClassVar[tuple[str, ...]] = ()  # settings of speed and memory, which move losses by rounding alone
+    RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ()  # settings of speed and memory, which move losses by rounding alone
 
     def check(self, vocab_size: int | None) -> None:
         """Raise UserError for settings that cannot work; `vocab_size` is None while it is not known."""

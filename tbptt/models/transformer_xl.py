@@ -15,14 +15,14 @@ from torch.utils.checkpoint import checkpoint
 
 from tbptt.device import Precision, parameter_dtype
 from tbptt.errors import UserError
-from tbptt.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.alignment import aligned_linear, cut
-from tbptt.models.attention import RelativeAttention, causal_mask, inverse_frequencies, key_distances, sinusoid
-from tbptt.models.attention_choice import Attention, fused_obstacle, pick_attention
+from tbptt.models.attention.choice import Attention, fused_obstacle, pick_attention
+from tbptt.models.attention.relative import RelativeAttention, causal_mask, inverse_frequencies, key_distances, sinusoid
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
-from tbptt.models.clusters import Words
 from tbptt.models.dropout import Dropout, dropped_relu
 from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, State
+from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from tbptt.models.vocabulary.clusters import ClusteredIds
 
 
 @dataclass
@@ -49,7 +49,7 @@ class TransformerXLConfig(ModelConfig):
     initial_memory: InitialMemory = InitialMemory.empty  # zeros: mem_len vectors of zeros, which are attended to
     attention: Attention = Attention.auto  # how it is computed
 
-    NOT_NUMBERS: ClassVar[tuple[str, ...]] = ("attention",)
+    RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("attention",)
 
     def check(self, vocab_size: int | None) -> None:
         super().check(vocab_size)
@@ -182,8 +182,8 @@ class TransformerXL(RecurrentModel):
         fused = self._attention() is Attention.fused
         return tuple(layer.keys_values(memory, fused) for layer, memory in zip(self.layers, state))
 
-    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> Words:
-        return super().send(Words.sort(ids, self.embedding.bounds, multiple), device)
+    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
+        return super().send(ClusteredIds.sort(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> int:
         """Each layer looks mem_len positions further back; memory is cut on segment borders."""
@@ -221,7 +221,7 @@ class TransformerXL(RecurrentModel):
         self.mem_len, self.clamp_len = settings["mem_len"], settings["clamp_len"]
         self.same_length = settings["same_length"]
 
-    def hidden(self, tokens_BT: Tensor | Words, state: Sequence[Tensor]) -> tuple[Tensor, State]:
+    def hidden(self, tokens_BT: Tensor | ClusteredIds, state: Sequence[Tensor]) -> tuple[Tensor, State]:
         T = tokens_BT.shape[1]
         x_BTD = self.drop(self.embedding(tokens_BT))
         K = state[0].shape[1] + T

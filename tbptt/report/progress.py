@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from tbptt.data.config import Level
-from tbptt.launch.place import find_place
+from tbptt.launch.rank_info import find_rank_info
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Progress:
 
     def __init__(self, total: int, done: int, what: str, level: Level):
         self.what, self.level, self.total = what, level, total
-        self.terminal = sys.stderr.isatty() and find_place().rank == 0
+        self.terminal = sys.stderr.isatty() and find_rank_info().rank == 0
         self.told = time.monotonic()
         hidden = not self.terminal
         self.bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=hidden, dynamic_ncols=True)

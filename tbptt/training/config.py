@@ -41,7 +41,7 @@ class TrainerConfig:
     save_every: int = 1_000  # steps between checkpoints
     keep: int = 2  # checkpoints kept besides the best
 
-    NOT_NUMBERS: ClassVar = (  # what changes speed, memory or bookkeeping, never a loss
+    RESULT_NEUTRAL: ClassVar = (  # what changes speed, memory or bookkeeping, never a loss
         "devices", "micro_batch", "device", "activation_checkpointing", "compile", "cuda_graphs", "log_every",
         "save_every", "keep",
     )  # fmt: skip

@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MULTIPLE = 256  # of words of a cluster: the fewer sizes, the fewer recordings
 MOST = 64  # recordings; a rarer size runs as it is
-Kinds = tuple[tuple[torch.Size, torch.dtype], ...]  # of tensors
+Signature = tuple[tuple[torch.Size, torch.dtype], ...]  # of tensors
 Compute = Callable[[Any, State], tuple[Tensor, State]]
 
 
-class Replayed:
+class GraphReplay:
     """Calls `compute(words, states) -> (results, states)`, recorded once for all kinds of tensors it is called with.
 
     It must depend on tensors alone, always the same ones besides its arguments, and wait for nothing. The first call
@@ -39,15 +39,15 @@ class Replayed:
 
     def forget(self) -> None:
         """Record anew: tensors that recordings use have been replaced."""
-        self.met: dict[tuple[Kinds, Kinds], bool] = {}  # and whether they may be recorded
-        self.recordings: dict[tuple[Kinds, Kinds], tuple[Tensor, Callable[[], None]]] = {}
-        self.inputs: dict[Kinds, Any] = {}  # where recordings find words and states
+        self.met: dict[tuple[Signature, Signature], bool] = {}  # and whether they may be recorded
+        self.recordings: dict[tuple[Signature, Signature], tuple[Tensor, Callable[[], None]]] = {}
+        self.inputs: dict[Signature, Any] = {}  # where recordings find words and states
 
     def __call__(self, compute: Compute, words: Any, states: State) -> tuple[Tensor, State]:
-        key = kinds_of(words), kinds_of(states)
+        key = signature_of(words), signature_of(states)
         if not self.met.get(key) or (key not in self.recordings and len(self.recordings) == MOST):
             results, new_states = compute(words, states)
-            self.met[key] = kinds_of(new_states) == key[1]
+            self.met[key] = signature_of(new_states) == key[1]
             return results, new_states
         words, states = (self._put(kinds, values) for kinds, values in zip(key, (words, states)))
 
@@ -62,13 +62,13 @@ class Replayed:
         replay()
         return results, states
 
-    def _put(self, kinds: Kinds, values: Any) -> Any:
+    def _put(self, kinds: Signature, values: Any) -> Any:
         if kinds not in self.inputs:
             self.inputs[kinds] = map_state(torch.clone, values)
         return map_state(Tensor.copy_, self.inputs[kinds], values)
 
 
-def kinds_of(values: Any) -> Kinds:
+def signature_of(values: Any) -> Signature:
     found: list[tuple[torch.Size, torch.dtype]] = []
 
     def note(x: Tensor) -> Tensor:
@@ -79,12 +79,12 @@ def kinds_of(values: Any) -> Kinds:
     return tuple(found)
 
 
-def cuda_graphs(optimizer: torch.optim.Optimizer, world: World) -> Replayed | None:
+def cuda_graphs(optimizer: torch.optim.Optimizer, world: World) -> GraphReplay | None:
     """None where they cannot be used."""
     if world.device.type != "cuda" or world.size > 1:
         log.warning("trainer.cuda_graphs=true has no effect: it needs a GPU, and one process")
         return None
-    return Replayed(CudaGraphs(optimizer))
+    return GraphReplay(CudaGraphs(optimizer))
 
 
 class CudaGraphs:

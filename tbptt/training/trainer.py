@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from tbptt.data.lanes import Lanes
-from tbptt.device import Later, autocast, loss_scaler
+from tbptt.device import HostCopy, autocast, loss_scaler
 from tbptt.errors import UserError
-from tbptt.launch.world import ALONE, World
+from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import RecurrentModel, State, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.parallel import parallel
@@ -31,7 +31,7 @@ class Update:
 
     lr: float
     tokens: int
-    results: Later
+    results: HostCopy
 
     @property
     def loss(self) -> float:
@@ -54,7 +54,7 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         config: TrainerConfig,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ):
         """`lanes` are all lanes of the global batch; this rank takes its part of them."""
         self.model, self.optimizer, self.schedule, self.config, self.world = model, optimizer, schedule, config, world
@@ -71,7 +71,7 @@ class Trainer:
         if world.rank:  # dropout draws other masks for other lanes
             torch.manual_seed(_seed(torch.initial_seed(), 0, world.rank))
         self.step = self.tokens = self.nonfinite = 0
-        self.last: Later | None = None  # loss and gradient norm of the newest update
+        self.last: HostCopy | None = None  # loss and gradient norm of the newest update
         self.emptied = False  # the states, after the newest update had begun with others
         self.states = self._empty_states()
 
@@ -97,11 +97,11 @@ class Trainer:
             results, self.states = self.replayed(self._compute, words, self.states)
         else:
             results, self.states = self._compute(words, self.states)
-        self._look_at_last()
+        self._check_previous_update()
         self.step += 1
         n_tokens = self._global_tokens(targets_BT)
         self.tokens += n_tokens
-        self.last = Later(results)
+        self.last = HostCopy(results)
         return Update(lr, n_tokens, self.last)
 
     def _send(self, ids_BT: Tensor) -> Any:
@@ -151,7 +151,7 @@ class Trainer:
                 optimizer.grad_scale = ((norm + 1e-6) / self.config.clip).clamp(min=1)
         optimizer.step()
 
-    def _look_at_last(self) -> None:
+    def _check_previous_update(self) -> None:
         """Too many updates in a row that are not finite end the run; the states after such a loss may carry its poison.
 
         The next update has begun with them when the loss is looked at. Its loss may not be finite either, which says
@@ -208,7 +208,7 @@ class Trainer:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.step, self.tokens, self.nonfinite = saved["step"], saved["tokens"], saved["nonfinite"]
-        self.last, self.emptied = saved["last"] and Later(torch.tensor(saved["last"])), saved["emptied"]
+        self.last, self.emptied = saved["last"] and HostCopy(torch.tensor(saved["last"])), saved["emptied"]
         lane_states = map_state(lambda x: x[self.mine].to(self.device), saved["lane_states"])
         self.states = [map_state(torch.clone, slice_lanes(lane_states, lanes)) for lanes in self.micro_batches]
         self._load_optimizer(saved["optimizer"])

@@ -1,0 +1,134 @@
+"""The whole configuration: one dataclass schema per group, owned by its component, put together here.
+
+`python run.py` composes it from conf/ (Hydra); `typed` turns the result into plain dataclasses. What a configuration
+may not say is checked by the components' schemas and by each task (tbptt/tasks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from tbptt import models
+from tbptt.cli import directories
+from tbptt.data.config import DataConfig
+from tbptt.errors import UserError
+from tbptt.evaluation import dynamic_config
+from tbptt.evaluation.config import EvalConfig
+from tbptt.generation import config as generation
+from tbptt.generation.config import GenerateConfig
+from tbptt.interop.config import ExportConfig, ImportConfig
+from tbptt.launch import config as launchers
+from tbptt.models import ModelConfig
+from tbptt.report import config as loggers
+from tbptt.report.config import LoggerConfig
+from tbptt.training import optimizers, schedules
+from tbptt.training.config import TrainerConfig
+from tbptt.training.optimizers import OptimizerConfig
+from tbptt.training.schedules import SchedulerConfig
+
+Task = Enum(
+    "Task",
+    {
+        "train": "train",
+        "eval": "eval",
+        "generate": "generate",
+        "prepare": "prepare",
+        "import": "import",
+        "export": "export",
+    },
+)  # in this form because `import` is a word of Python's
+
+
+def with_import(schema: type) -> type:
+    """Give a schema the field `import`, which cannot be written among the others for the same reason."""
+    schema.__annotations__["import"] = "ImportConfig"
+    setattr(schema, "import", field(default=ImportConfig(), init=False, repr=False, compare=False))
+    return schema
+
+
+@dataclass
+@with_import
+class Config:
+    task: Task = Task.train
+    seed: int = 1
+    checkpoint: str | None = None  # what to evaluate or generate with; with task=train, the weights to start from
+    prompt: str | None = None  # what task=generate goes on from
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    scheduler: SchedulerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    eval: EvalConfig = MISSING
+    generate: GenerateConfig = MISSING
+    logger: LoggerConfig = MISSING
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    @property
+    def importing(self) -> ImportConfig:
+        return getattr(self, "import")
+
+
+def typed(composed: DictConfig) -> Config:
+    """The dataclasses that a composed configuration stands for. UserError for keys they do not have (+key=value)."""
+    _refuse_added_keys(composed, "")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    return config
+
+
+def _refuse_added_keys(node: DictConfig, where: str) -> None:
+    schema: Any = OmegaConf.get_type(node)
+    known = [field.name for field in fields(schema)]
+    for key in map(str, node):
+        if key not in known:
+            raise UserError(f"unknown key {where}{key}: there are {', '.join(known)}")
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _refuse_added_keys(node[key], f"{where}{key}.")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain JSON values."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+T = TypeVar("T")
+
+
+def from_dict(schema: type[T], values: Mapping[str, Any] | DictConfig) -> T:
+    """The inverse of `as_dict`."""
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    assert isinstance(config, schema)
+    return config
+
+
+def register() -> None:
+    """Make the schemas known to Hydra; conf/ refers to them by name."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    groups: dict[str, Mapping[str, type]] = {
+        "model": models.CONFIGS,
+        "optimizer": optimizers.CONFIGS,
+        "scheduler": schedules.CONFIGS,
+        "logger": loggers.CONFIGS,
+        "generate": generation.CONFIGS,
+        "data": {"data": DataConfig},
+        "trainer": {"trainer": TrainerConfig},
+        "eval": {"eval": EvalConfig},
+        "launcher": launchers.CONFIGS,
+        "eval/dynamic": dynamic_config.CONFIGS,
+    }
+    for group, schemas in groups.items():
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("/", "."))
+
+
+# Here, and not in `register`: a job on a cluster unpickles its configuration without passing through run.py.
+directories.register()

@@ -1,0 +1,131 @@
+"""Relative attention by the Triton kernels, as an operation that autograd and torch.compile know.
+
+Shapes: B lanes, T queries, K keys, H heads, E head size; the 2 of kv are keys and values.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from tbptt.models.attention import kernels
+
+LOG2_E = math.log2(math.e)
+PARTS = 16  # into which the lanes are split where the gradient of r is summed over them: programs that run at once
+
+
+def fused_relative_attention(
+    q_BTHE: Tensor,
+    kv_BK2HE: Tensor,
+    r_KHE: Tensor,
+    content_bias_HE: Tensor,
+    position_bias_HE: Tensor,
+    window: int | None,
+    dropout: float,
+    scale: float,
+) -> Tensor:
+    """What `relative_attention` computes, without ever holding the scores: (B, T, H, E).
+
+    float32, bfloat16 or float16, all but the biases alike; products are summed in float32. A query sees itself and,
+    with `window`, only what is less than so many positions before it. `scale` is 1 / sqrt(size of a head), which may be
+    less than E if heads are padded.
+    """
+    if dropout:  # the mask follows from a number of torch's generator alone, so that backward can draw it again
+        seed = torch.randint(2**31 - 1, (1,), device=q_BTHE.device)
+    else:
+        seed = torch.zeros(1, dtype=torch.int64, device=q_BTHE.device)
+    window = window or kv_BK2HE.shape[1]
+    tensors = (x.contiguous() for x in (q_BTHE, kv_BK2HE, r_KHE, content_bias_HE, position_bias_HE))
+    return _forward(*tensors, seed, window, dropout, scale)[0]
+
+
+def tiling(d_head: int, dtype: torch.dtype, forward: bool) -> dict[str, int]:
+    """N and P, threads and pipeline of a kernel: what registers and shared memory hold (experiments/kernels.py)."""
+    padded = max(16, triton.next_power_of_2(d_head))
+    row = padded * dtype.itemsize  # bytes
+    if row <= 128:
+        return {"P": padded, "N": 64 if forward else 32, "num_warps": 8 if forward else 4, "num_stages": 2}
+    return {"P": padded, "N": 32 if row <= 256 else 16, "num_warps": 8 if row <= 256 else 4, "num_stages": 1}
+
+
+def _options(q_BTHE: Tensor, dropout: float, forward: bool) -> dict[str, Any]:
+    """The compile-time arguments of a kernel."""
+    H, E = q_BTHE.shape[2:]
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"  # of products of float32
+    return {"H": H, "E": E, "PRECISION": precision, "DROP": dropout > 0, **tiling(E, q_BTHE.dtype, forward)}
+
+
+@torch.library.custom_op("tbptt::relative_attention", mutates_args=())
+def _forward(
+    q: Tensor, kv: Tensor, r: Tensor, u: Tensor, v: Tensor, seed: Tensor, window: int, dropout: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    (B, T, H, _), K = q.shape, kv.shape[1]
+    options = _options(q, dropout, forward=True)
+    y, lse = torch.empty_like(q), q.new_empty(B, H, T, dtype=torch.float32)
+    programs = B * H * triton.cdiv(T, options["N"])
+    with torch.cuda.device_of(q):  # Triton launches on the current GPU
+        kernels.forward[(programs,)](q, kv, r, u, v, seed, y, lse, T, K, window, scale * LOG2_E, dropout, **options)
+    return y, lse
+
+
+@_forward.register_fake
+def _(q, kv, r, u, v, seed, window, dropout, scale):
+    B, T, H, _ = q.shape
+    return torch.empty_like(q), q.new_empty(B, H, T, dtype=torch.float32)
+
+
+@torch.library.custom_op("tbptt::relative_attention_backward", mutates_args=())
+def _backward(
+    q: Tensor,
+    kv: Tensor,
+    r: Tensor,
+    u: Tensor,
+    v: Tensor,
+    seed: Tensor,
+    y: Tensor,
+    lse: Tensor,
+    dy: Tensor,
+    window: int,
+    dropout: float,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (B, T, H, E), K = q.shape, kv.shape[1]
+    options = _options(q, dropout, forward=False)
+    tile = options["N"]
+    query_tiles, lanes = triton.cdiv(T, tile), triton.cdiv(B, min(B, PARTS))
+    parts = triton.cdiv(B, lanes)
+    dy, dq, dkv, delta = dy.contiguous(), torch.empty_like(q), torch.empty_like(kv), torch.empty_like(lse)
+    du_parts, dv_parts = (q.new_empty(B, H, query_tiles, E, dtype=torch.float32) for _ in range(2))
+    dr_parts = q.new_empty(parts, K, H, E, dtype=torch.float32)
+    inputs, sizes = (q, kv, r, u, v, seed), (T, K, window, scale * LOG2_E, scale, dropout)
+    with torch.cuda.device_of(q):
+        kernels.backward_queries[(B * H * query_tiles,)](
+            *inputs, y, lse, dy, dq, du_parts, dv_parts, delta, *sizes, **options
+        )
+        kernels.backward_keys[(B * H * triton.cdiv(K, tile),)](*inputs, lse, dy, delta, dkv, *sizes, **options)
+        kernels.backward_positions[(triton.cdiv(K + -T % tile, tile), H, parts)](
+            *inputs, lse, dy, delta, dr_parts, B, *sizes, lanes, **options
+        )
+    du, dv = du_parts.sum((0, 2)).to(u.dtype), dv_parts.sum((0, 2)).to(v.dtype)
+    return dq, dkv, dr_parts.sum(0).to(r.dtype), du, dv
+
+
+@_backward.register_fake
+def _(q, kv, r, u, v, seed, y, lse, dy, window, dropout, scale):
+    return tuple(torch.empty_like(x) for x in (q, kv, r, u, v))
+
+
+def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *tensors, ctx.window, ctx.dropout, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _differentiate(ctx: Any, dy: Tensor, _: Tensor) -> tuple:
+    return *_backward(*ctx.saved_tensors, dy, ctx.window, ctx.dropout, ctx.scale), None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)

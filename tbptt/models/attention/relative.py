@@ -1,0 +1,164 @@
+"""Relative attention (Transformer-XL paper, section 3.3 and appendix B), in the plain form that defines it.
+
+Shapes: B lanes, T queries (the segment), M memory positions, K = M + T keys, H heads, E head size, D model size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tbptt.device import product_dtype
+from tbptt.models.alignment import aligned, cut, fill_up
+from tbptt.models.attention.context_linear import context_linear
+from tbptt.models.dropout import random_drop
+
+
+def inverse_frequencies(d_model: int) -> Tensor:
+    """w = 10000^(-2m/d_model) in float32, the precision in which the original defines them: (D/2,)."""
+    return 1 / 10000.0 ** (torch.arange(0, d_model, 2, dtype=torch.float32) / d_model)
+
+
+def sinusoid(distance_K: Tensor, inverse_frequency: Tensor) -> Tensor:
+    """Position embeddings [sin(w d), cos(w d)]: (K,) distances, (D/2,) frequencies -> (K, D)."""
+    angle = distance_K[:, None] * inverse_frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def key_distances(n_keys: int, clamp_len: int, like: Tensor) -> Tensor:
+    """Distances K-1 ... 0 from the last query back to every key, capped at `clamp_len` if that is positive."""
+    distance_K = torch.arange(n_keys - 1, -1, -1, dtype=like.dtype, device=like.device)
+    return distance_K.clamp(max=clamp_len) if clamp_len > 0 else distance_K
+
+
+def causal_mask(n_queries: int, n_keys: int, window: int | None, like: Tensor) -> Tensor:
+    """(T, K), added to scores: -inf at the keys a query must not see, later ones and, with `window`, old ones."""
+    query = torch.arange(n_keys - n_queries, n_keys, device=like.device)[:, None]
+    distance_TK = query - torch.arange(n_keys, device=like.device)
+    hidden_TK = distance_TK < 0 if window is None else (distance_TK < 0) | (distance_TK >= window)
+    return like.new_zeros(n_queries, n_keys).masked_fill_(hidden_TK, -torch.inf)
+
+
+def position_scores(q_HBTE: Tensor, r_KHE: Tensor) -> Tensor:
+    """q_i . r_{i-j} for every query i and key j, as (H, B, T, K); entries at later keys (j > i) are meaningless.
+
+    `r_KHE` runs from distance K-1 down to 0. The product with every r gives a T x K table whose row i must move left by
+    T-1-i. With one spare column (r padded to K+1 rows), that shift is the same memory read from offset T-1 on in
+    rows of length K: entry (i, j) at (T-1) + i*K + j = i*(K+1) + (T-1-i+j). No copy is made. r is the same for all
+    lanes, so heads come first: one product a head, whatever the number of lanes.
+    """
+    H, B, T, _ = q_HBTE.shape
+    K = r_KHE.shape[0]
+    table = q_HBTE.flatten(1, 2) @ F.pad(r_KHE, (0, 0, 0, 0, 0, 1)).permute(1, 2, 0)
+    return table.view(H, B, T * (K + 1))[..., T - 1 : T - 1 + T * K].view(H, B, T, K)
+
+
+def relative_attention(
+    q_BHTE: Tensor,
+    k_BHKE: Tensor,
+    v_BHKE: Tensor,
+    r_KHE: Tensor,
+    content_bias_HE: Tensor,
+    position_bias_HE: Tensor,
+    mask_TK: Tensor,
+    dropout: float,
+) -> Tensor:
+    """softmax(((q + u) . k + (q + v) . r) / sqrt(E)) applied to the values: (B, H, T, E).
+
+    `content_bias_HE` is the paper's u, `position_bias_HE` its v; `dropout` acts on the attention weights.
+    """
+    scale = 1 / math.sqrt(q_BHTE.shape[-1])
+    q_HBTE, k_HBKE, v_HBKE = (x.transpose(0, 1) for x in (q_BHTE * scale, k_BHKE, v_BHKE))
+    q_content = q_HBTE + content_bias_HE[:, None, None] * scale
+    q_position = q_HBTE + position_bias_HE[:, None, None] * scale
+    # The mask is added in the one pass that leaves the shifted view, and the content scores to that in place.
+    position = position_scores(q_position, r_KHE)
+    scores = (position + mask_TK.to(position.dtype)).flatten(0, 1)
+    keys = k_HBKE.flatten(0, 1).transpose(1, 2)
+    scores.baddbmm_(q_content.flatten(0, 1).to(scores.dtype), keys.to(scores.dtype))
+    weights = scores.softmax(dim=-1)
+    y = random_drop(weights, dropout) @ v_HBKE.flatten(0, 1)
+    return y.unflatten(0, q_HBTE.shape[:2]).transpose(0, 1)
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head relative attention of a segment over memory and segment; all projections without bias."""
+
+    def __init__(self, d_model: int, n_head: int, d_head: int, dropatt: float):
+        super().__init__()
+        self.n_head, self.d_head, self.dropatt = n_head, d_head, dropatt
+        self.query = nn.Linear(d_model, n_head * d_head, bias=False)
+        self.key_value = nn.Linear(d_model, 2 * n_head * d_head, bias=False)
+        self.position = nn.Linear(d_model, n_head * d_head, bias=False)
+        self.output = nn.Linear(n_head * d_head, d_model, bias=False)
+
+    def forward(
+        self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
+    ) -> tuple[Tensor, Tensor]:
+        """The output (B, T, D), and the keys and values of the context (B, K, 2, H, E), without gradient.
+
+        `memory` holds inputs (B, M, D) or, where those are known already, keys and values (B, M, 2, H, E). `mask_TK`
+        is the mask of the plain form; None chooses the fused one, which needs but the `window`.
+        """
+        if mask_TK is None:
+            return self._fused(x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window)
+        H = self.n_head
+        q_BHTE = self.query(x_BTD).unflatten(-1, (H, -1)).transpose(1, 2)
+        kv_BK2HE = self._context(memory, x_BTD, fused=False)
+        k_BHKE, v_BHKE = kv_BK2HE.permute(2, 0, 3, 1, 4)
+        r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
+        bias = content_bias_HE, position_bias_HE
+        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask_TK, self._dropout())
+        return self.output(y_BHTE.transpose(1, 2).flatten(-2)), kv_BK2HE.detach()
+
+    def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
+        """(B, T, 2, H, E) of the inputs x: what a memory may hold in their place while no weight changes."""
+        weight = self._key_value_weight(fused)
+        x_BTD = fill_up(x_BTD, weight.shape[1:], weight.dtype)
+        return F.linear(x_BTD, weight).unflatten(-1, (2, self.n_head, -1))
+
+    def _context(self, memory: Tensor, x_BTD: Tensor, fused: bool) -> Tensor:
+        if memory.dim() == 3:
+            return context_linear(memory, x_BTD, self._key_value_weight(fused)).unflatten(-1, (2, self.n_head, -1))
+        new_BT2HE = self.keys_values(x_BTD, fused)
+        both = memory.to(new_BT2HE.dtype), new_BT2HE
+        if fused:
+            return torch.cat(both, dim=1)
+        # In the order in which the plain form reads them (the permutation is its own inverse).
+        return torch.cat([x.permute(2, 3, 0, 1, 4) for x in both], dim=3).permute(2, 3, 0, 1, 4)
+
+    def _key_value_weight(self, fused: bool) -> Tensor:
+        return self._padded(self.key_value) if fused else self.key_value.weight
+
+    def _fused(self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window) -> tuple[Tensor, Tensor]:
+        from tbptt.models.attention.fused import fused_relative_attention
+
+        (D, H, E), spare, dtype = (x_BTD.shape[-1], self.n_head, self.d_head), self._spare(), product_dtype(x_BTD)
+        width = (aligned(D, x_BTD.device),)
+        q_BTHE = F.linear(fill_up(x_BTD, width, dtype), self._padded(self.query)).unflatten(-1, (H, -1))
+        r_KHE = F.linear(fill_up(positions_KD, width, dtype), self._padded(self.position)).unflatten(-1, (H, -1))
+        kv_BK2HE = self._context(memory, x_BTD, fused=True)
+        u_HE, v_HE = F.pad(content_bias_HE, (0, spare)), F.pad(position_bias_HE, (0, spare))
+        y_BTHE = fused_relative_attention(
+            q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout(), 1 / math.sqrt(E)
+        )
+        output = fill_up(self.output.weight.unflatten(1, (H, E)), (*width, H, E + spare), dtype).flatten(1)
+        return cut(F.linear(y_BTHE.flatten(-2), output), D), kv_BK2HE.detach()
+
+    def _padded(self, linear: nn.Linear) -> Tensor:
+        """Heads padded with zeros to a multiple of 16, so that rows begin where a GPU loads 16 bytes at once.
+
+        The padding lives in these copies of the weights; it changes no score and no output.
+        """
+        heads, dtype = linear.weight.unflatten(0, (-1, self.d_head)), product_dtype(linear.weight)
+        width = aligned(linear.in_features, linear.weight.device)
+        return fill_up(heads, (len(heads), self.d_head + self._spare(), width), dtype).flatten(0, 1)
+
+    def _spare(self) -> int:
+        return -self.d_head % 16
+
+    def _dropout(self) -> float:
+        return self.dropatt if self.training else 0.0

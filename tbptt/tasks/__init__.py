@@ -1,0 +1,109 @@
+"""What `python run.py task=...` does: one module per task, and what is common to all of them."""
+
+from __future__ import annotations
+
+import logging
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from tbptt.cli.config import Config, Task, typed
+from tbptt.cli.errors import exit_with
+from tbptt.cli.processes import processes, run_in_world
+from tbptt.device import pick_device
+from tbptt.errors import UserError
+from tbptt.launch.rank_info import find_rank_info
+from tbptt.launch.world import World
+from tbptt.models.compilation import check_compiler
+from tbptt.tasks import evaluate, export_model, generate, import_model, prepare, train
+from tbptt.training.checkpoints import locate_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class TaskModule(Protocol):
+    """What the module of a task defines."""
+
+    def check(self, config: Config) -> None:
+        """Raise UserError for what cannot work, as far as it is known before the run directory is made."""
+
+    def run(self, config: Config, run_dir: Path, world: World) -> None:
+        """Do the task on this rank."""
+
+    def unused_settings(self, config: Config) -> dict[str, str]:
+        """The keys and groups that the task makes no use of, each with the reason."""
+
+
+TASKS: dict[Task, TaskModule] = {
+    Task.train: train,
+    Task.eval: evaluate,
+    Task.generate: generate,
+    Task.prepare: prepare,
+    Task["import"]: import_model,
+    Task.export: export_model,
+}
+NAMED_CHOICES = ("model", "optimizer", "scheduler", "eval/dynamic", "generate", "logger")  # groups with a `name`
+
+
+class CheckConfig(Callback):
+    """Checks a single run's configuration before Hydra makes its run directory."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        composed = config.copy()
+        composed._set_flag("struct", False)
+        composed.pop("hydra")
+        try:
+            checked = typed(composed)
+            check(checked)
+            processes(checked, find_rank_info())
+        except (UserError, OmegaConfBaseException) as error:
+            exit_with(error)  # Hydra swallows a callback's Exceptions, but no SystemExit
+
+
+def run(composed: DictConfig) -> None:
+    """Do the task in Hydra's output directory, in as many processes as there are GPUs, or as were asked for."""
+    run_in_world(composed, entry=run, check=check, work=_perform)
+
+
+def check(config: Config) -> None:
+    """Raise UserError for settings that cannot work, those of all tasks and those of this one."""
+    config.eval.check()
+    for group in NAMED_CHOICES:
+        key = group.replace("/", ".")
+        chosen = attrgetter(key)(config)
+        if chosen.name != type(chosen).name:
+            raise UserError(f"{key}.name={chosen.name} is not how to choose: type {group}={chosen.name}")
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed} must be at least 0 and below 2^63")
+    device = pick_device(config.trainer.device)
+    if config.trainer.compile:
+        check_compiler(device)
+    if config.checkpoint is not None:
+        locate_checkpoint(config.checkpoint)
+    TASKS[config.task].check(config)
+
+
+def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
+    """One sentence for each word of the command line that this task makes no use of."""
+    unused = {name: f"that is for task={name}" for name in ("import", "export") if name != config.task.name}
+    if config.task is not Task.generate:
+        unused |= dict.fromkeys(("prompt", "generate"), "it writes no text")
+    unused |= TASKS[config.task].unused_settings(config)
+    keys = {override.split("=")[0].replace("/", "."): override for override in overrides}
+    return [
+        f"{override} has no effect with task={config.task.name}: {why}"
+        for key, override in keys.items()
+        for name, why in unused.items()
+        if key == name or key.startswith(f"{name}.")
+    ]
+
+
+def _perform(config: Config, run_dir: Path, world: World) -> None:
+    for warning in settings_without_effect(config, list(HydraConfig.get().overrides.task)):
+        log.warning("%s", warning)
+    TASKS[config.task].run(config, run_dir, world)

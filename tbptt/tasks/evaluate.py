@@ -1,0 +1,99 @@
+"""`task=eval`: a split scored with the weights of a checkpoint, and all there is to say about the number."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from tbptt.cli.config import Config, as_dict
+from tbptt.cli.processes import in_parallel
+from tbptt.data.prepare import PreparedCorpus
+from tbptt.device import Precision
+from tbptt.errors import UserError
+from tbptt.evaluation.dynamic import score_dynamically
+from tbptt.evaluation.dynamic_config import RMSDynamicConfig
+from tbptt.evaluation.units import loss_units, original_units
+from tbptt.launch.world import World
+from tbptt.report.progress import progress
+from tbptt.report.results import RESULTS, read_results, start_results, write_results
+from tbptt.tasks.loading import TrainedModel, corpus_to_score, open_trained, require_checkpoint
+from tbptt.tasks.scoring import losses_file, score_split
+
+log = logging.getLogger(__name__)
+
+
+def check(config: Config) -> None:
+    require_checkpoint(config)
+    dynamic = config.eval.dynamic
+    if dynamic.follows and config.trainer.precision is Precision.fp16:
+        raise UserError("eval/dynamic has no loss scaling, which trainer.precision=fp16 needs: use bf16 or fp32")
+    if isinstance(dynamic, RMSDynamicConfig) and config.data.is_one_text:
+        raise UserError(
+            f"eval/dynamic=rms is scaled by gradients of training text, and data.path={config.data.path} is one text: "
+            "use eval/dynamic=sgd"
+        )
+
+
+def unused_settings(config: Config) -> dict[str, str]:
+    unused = dict.fromkeys(("optimizer", "scheduler", "logger"), "nothing is trained")
+    unused["model"] = "the model is the checkpoint's, and how far it looks back is set by eval.mem_len and the like"
+    if not in_parallel(config):
+        unused["trainer.devices"] = "it goes on step by step, on one device"
+    unused |= dict.fromkeys(("data.batch_size", "trainer.micro_batch"), "its lanes are eval.batch_size")
+    if config.data.is_one_text:
+        reading = ("data.level", "data.lower", "data.min_count", "data.max_vocab", "data.vocabulary", "eval.split")
+        unused |= dict.fromkeys(reading, "data.path is one text, read whole and as the checkpoint's run reads")
+    return unused | {"seed": "nothing is random in it"}
+
+
+def run(config: Config, run_dir: Path, world: World) -> None:
+    """Score a split with the weights of a checkpoint, under the settings of the `eval` group."""
+    overrides = HydraConfig.get().overrides.task
+    trained = open_trained(config, overrides, world.device)
+    corpus = corpus_to_score(config, trained.checkpoint, overrides)
+    inputs = _inputs(config, trained, corpus)
+    losses = losses_file(config, run_dir)
+    known = read_results(run_dir).get("scored") == inputs and (losses is None or losses.is_file())
+    if world.broadcast(known):
+        log.info("Scored before: %s; delete it to score again", run_dir / RESULTS)
+        return
+    if world.is_main:
+        start_results(run_dir)
+    log.info("Evaluating %s (step %s)", trained.checkpoint.folder, f"{trained.checkpoint.info['step']:,}")
+    for note in trained.model.notes():
+        log.info("%s", note)
+    results = score_split(config, trained.config.tgt_len, trained.model, corpus, run_dir, world)
+    if config.eval.dynamic.follows:
+        results |= _score_dynamically(config, trained, corpus)
+    if world.is_main:
+        write_results(results | {"scored": inputs}, run_dir)
+
+
+def _inputs(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> dict[str, Any]:
+    """All that the numbers follow from: an evaluation with the same inputs need not be repeated."""
+    return {
+        "checkpoint": trained.checkpoint.name(),
+        "precision": config.trainer.precision.name,
+        "text": hashlib.sha256(corpus.splits[config.eval.split.name].data).hexdigest(),
+        "eval": as_dict(config.eval),
+    }
+
+
+def _score_dynamically(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> dict[str, Any]:
+    """Score once more, with weights that follow the text: numbers under names of their own, beside the static ones."""
+    split, level, precision = config.eval.split.name, corpus.vocabulary.level, config.trainer.precision
+    log.info("Dynamic evaluation, in one lane from the start")
+    streams, tgt_len = (corpus.splits[split], corpus.splits.get("train")), trained.config.tgt_len
+    with progress(1, 0, "dynamic", level) as bar:
+        scored = score_dynamically(trained.model, *streams, config.eval, tgt_len, precision, bar.reach)
+    units = loss_units(scored.loss, level)
+    units |= original_units(scored.loss, scored.tokens, level, corpus.meta["splits"][split])
+    log.info("Dynamic loss (base 2): %.4f, Perplexity: %.2f", scored.loss / math.log(2), units["ppl"])
+    units |= {"seconds": round(scored.seconds, 3)}
+    settings = as_dict(config.eval.dynamic) | scored.settings
+    return {"dynamic": settings} | {f"dynamic_{key}": value for key, value in units.items()}

@@ -1,0 +1,107 @@
+"""`task=export`: a checkpoint -> the files of another system; what was imported goes out bit for bit as it came in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from tbptt.cli.config import Config
+from tbptt.data import language, subwords
+from tbptt.data.config import Level
+from tbptt.data.vocabulary import Vocabulary, written_vocabulary
+from tbptt.errors import UserError, full_disk_reported
+from tbptt.interop import hf, original
+from tbptt.interop.config import ExportConfig, ExportFormat
+from tbptt.launch.world import World
+from tbptt.models.transformer_xl import TransformerXLConfig
+from tbptt.tasks.loading import require_checkpoint
+from tbptt.training.checkpoints import WEIGHTS, Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def check(config: Config) -> None:
+    """Reads the checkpoint, so that a damaged one leaves no run directory behind."""
+    folder = require_checkpoint(config)
+    config.export.check()
+    check_format(_open_once(folder), config.export)
+
+
+def unused_settings(config: Config) -> dict[str, str]:
+    groups = ("data", "model", "eval", "optimizer", "scheduler", "trainer", "logger", "experiment", "seed")
+    return dict.fromkeys(groups, "it only brings a model into another form")
+
+
+def run(config: Config, run_dir: Path, world: World) -> None:
+    """Write `config.checkpoint` as `config.export` says."""
+    checkpoint = _open_once(require_checkpoint(config))
+    log.info("Exported %s: %s", checkpoint.folder, write(checkpoint, config.export))
+
+
+@lru_cache(maxsize=1)
+def _open_once(folder: Path) -> Checkpoint:
+    return Checkpoint.open(folder)
+
+
+def check_format(checkpoint: Checkpoint, config: ExportConfig) -> None:
+    """UserError for a model that the format has no place for."""
+    name = checkpoint.info["config"]["model"]["name"]
+    if config.format is not ExportFormat.safetensors and name != TransformerXLConfig.name:
+        formats = f"export.format={ExportFormat.safetensors.name}"
+        raise UserError(f"{checkpoint.folder} is of model {name}, which they do not have: only {formats} can hold it")
+
+
+def write(checkpoint: Checkpoint, config: ExportConfig) -> Path:
+    """Write the directory config.path, which appears when it is whole."""
+    assert config.path is not None
+    target = Path(config.path).expanduser()
+    building = target.with_name(f"{target.name}.writing")
+    shutil.rmtree(building, ignore_errors=True)
+    with full_disk_reported(target.parent, "export.path"):
+        building.mkdir(parents=True)
+        try:
+            _fill(building, checkpoint, config)
+        except UserError:
+            shutil.rmtree(building)
+            raise
+        os.rename(building, target)
+    return target
+
+
+def _fill(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> None:
+    run_dir, n_token = checkpoint.run_dir, checkpoint.info["identity"]["data"]["vocab_size"]
+    for name in (language.FILE, subwords.FILE):
+        if (run_dir / name).is_file():
+            shutil.copyfile(run_dir / name, folder / name)
+    if export.format is ExportFormat.safetensors:
+        shutil.copyfile(checkpoint.folder / WEIGHTS, folder / WEIGHTS)
+        _write_json(folder / "config.json", checkpoint.info["config"]["model"] | {"vocab_size": n_token})
+        return
+    values = OmegaConf.merge(OmegaConf.structured(TransformerXLConfig), checkpoint.info["config"]["model"])
+    config = OmegaConf.to_object(values)
+    assert isinstance(config, TransformerXLConfig)
+    model = config.build(n_token)
+    checkpoint.load_weights(model)
+    if export.format is ExportFormat.hf:
+        hf.write(model, config, _words(run_dir), folder)
+    else:
+        torch.save(original.state_dict(model), folder / "state_dict.pt")
+        _write_json(folder / "args.json", original.arguments(config, n_token))
+
+
+def _words(run_dir: Path) -> Vocabulary | None:
+    path = run_dir / language.FILE
+    vocabulary = written_vocabulary(path) if path.is_file() else None
+    return vocabulary if vocabulary is not None and vocabulary.level is Level.word else None
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,35 @@
+"""`task=prepare`: download and prepare a corpus ahead of time, on a login node say, and report its counts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from tbptt.cli.config import Config
+from tbptt.data.acquire import check_corpus
+from tbptt.data.prepare import open_corpus
+from tbptt.launch.world import World
+
+log = logging.getLogger(__name__)
+
+
+def check(config: Config) -> None:
+    check_corpus(config.data)
+
+
+def unused_settings(config: Config) -> dict[str, str]:
+    return dict.fromkeys(("optimizer", "scheduler", "logger"), "nothing is trained") | dict.fromkeys(
+        ("seed", "model", "trainer", "eval"), "only the corpus is prepared"
+    )
+
+
+def run(config: Config, run_dir: Path, world: World) -> None:
+    """Make the token files of config.data, unless they are there, and log how many tokens each split has."""
+    corpus = open_corpus(config.data)
+    log.info("%s: %s entries in the vocabulary", corpus.meta["title"], f"{len(corpus.vocabulary):,}")
+    for split, counts in corpus.meta["splits"].items():
+        unknown = f"{counts['unknown']:,} unknown ({counts['unknown'] / counts['tokens']:.2%})"
+        log.info(
+            "%s: %s tokens, %s, from %s bytes", split, f"{counts['tokens']:,}", unknown, f"{counts['source_bytes']:,}"
+        )
+    log.info("Token files: %s", corpus.folder)

@@ -1,0 +1,254 @@
+"""`task=train`: from a corpus to the best weights and their score, in one go or in as many as it takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from tbptt.cli.config import Config, as_dict
+from tbptt.data.acquire import check_corpus
+from tbptt.data.config import Level
+from tbptt.data.lanes import Lanes
+from tbptt.data.language import keep_language
+from tbptt.data.prepare import PreparedCorpus, open_corpus
+from tbptt.device import parameter_dtype, pick_device
+from tbptt.errors import UserError
+from tbptt.evaluation.score import Score, score
+from tbptt.launch.stopping import Stopped, stop_on_signal
+from tbptt.launch.world import World
+from tbptt.models.compilation import compile_blocks
+from tbptt.report.curves import draw_curves
+from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
+from tbptt.report.progress import progress
+from tbptt.report.results import RESULTS, read_results, write_results
+from tbptt.tasks.scoring import score_split
+from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
+from tbptt.training.config import Reduce
+from tbptt.training.loop import Record, fit
+from tbptt.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def check(config: Config) -> None:
+    corpus = check_corpus(config.data)
+    config.model.check(corpus.vocab_size(config.data))
+    config.model.check_eval(config.eval.context())
+    config.optimizer.check()
+    config.scheduler.check()
+    config.trainer.check()
+    config.model.check_precision(config.trainer.precision, pick_device(config.trainer.device))
+
+
+def unused_settings(config: Config) -> dict[str, str]:
+    return {"eval.dynamic": "a training run is scored with its weights as they are: use task=eval"}
+
+
+def questionable_settings(config: Config) -> list[str]:
+    """One sentence for each setting that cannot do what it is there for."""
+    sentences = []
+    if config.scheduler.warmup_steps >= config.trainer.max_steps:
+        sentences.append(
+            f"scheduler.warmup_steps={config.scheduler.warmup_steps} is not over by trainer.max_steps="
+            f"{config.trainer.max_steps}: the learning rate never reaches optimizer.lr"
+        )
+    if config.optimizer.from_checkpoint and config.checkpoint is None:
+        sentences.append("optimizer.from_checkpoint=true has no effect without checkpoint=RUN, whose state it takes")
+    return sentences
+
+
+def run(config: Config, run_dir: Path, world: World) -> None:
+    """Train, or continue where the run directory's last checkpoint left off; then score the best weights."""
+    for sentence in questionable_settings(config):
+        log.warning("%s", sentence)
+    try:
+        with FileLock(run_dir / "run.lock", timeout=0) if world.is_main else nullcontext():
+            _train(config, run_dir, world)
+    except Timeout:
+        raise UserError(
+            f"another process is training in {run_dir}: wait for it, or choose another hydra.run.dir"
+        ) from None
+
+
+@dataclass
+class Run:
+    """What the steps of one training run share."""
+
+    config: Config
+    folder: Path
+    world: World
+    corpus: PreparedCorpus
+    checkpoints: Checkpoints
+    identity: dict[str, dict[str, Any]]  # what must not change while the run goes on
+
+    @property
+    def level(self) -> Level:
+        return self.corpus.vocabulary.level
+
+    def checkpoint_info(self) -> dict[str, Any]:
+        """The checkpoint.json of all checkpoints, but for the step."""
+        config = as_dict(self.config)
+        if self.config.data.path is not None:  # to be found from any directory
+            config["data"]["path"] = str(Path(self.config.data.path).expanduser().resolve())
+        return {"identity": self.identity, "config": config}
+
+
+def _train(config: Config, run_dir: Path, world: World) -> None:
+    corpus = open_corpus(config.data)
+    checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
+    run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
+    newest = _found_by_main(world, checkpoints.newest)
+    if newest:
+        newest.refuse_other(run.identity)
+        if _is_finished(run):
+            return
+    trainer = _build_trainer(run)
+    record = _resume(run, newest, trainer) if newest else _start(run, trainer)
+    if world.is_main:
+        keep_language(corpus, run_dir)
+        checkpoints.rewind(newest, record.best_step)
+    _describe(run, trainer)
+    metrics = Metrics(run_dir, trainer.step, config.logger, as_dict(config)) if world.is_main else NoMetrics()
+    signum = _fit(run, trainer, record, metrics)
+    if signum:
+        metrics.close()
+        log.info("Stopped after step %s and saved; the same command continues", f"{trainer.step:,}")
+        raise Stopped(signum)
+    results = _score_best(run, trainer, record)
+    metrics.close()
+    if world.is_main:
+        _report(run, results)
+
+
+def _is_finished(run: Run) -> bool:
+    """Whether there is nothing left to do; says so."""
+    steps = run.world.broadcast(read_results(run.folder).get("train", {}).get("steps", 0))
+    if steps < run.config.trainer.max_steps:
+        return False
+    log.info("This run is finished: %s", run.folder / RESULTS)
+    log.info("To train afresh, delete %s, or choose another seed= or hydra.run.dir=", run.folder)
+    return True
+
+
+def _build_trainer(run: Run) -> Trainer:
+    """Freshly initialised: model, lanes, optimizer and schedule."""
+    config, corpus, world = run.config, run.corpus, run.world
+    torch.manual_seed(config.seed)
+    model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
+    model.to(world.device, parameter_dtype(config.trainer.precision))
+    if config.trainer.compile:
+        compile_blocks(model)
+    lanes = Lanes.cut(corpus.splits["train"], config.data.batch_size, config.model.tgt_len)
+    optimizer = config.optimizer.build(model.parameters())
+    schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
+    if world.size == 1 and config.trainer.reduce is Reduce.bf16:
+        log.warning("trainer.reduce=bf16 has no effect: there is one process, which sends no gradients")
+    return Trainer(model, lanes, optimizer, schedule, config.trainer, world)
+
+
+def _resume(run: Run, newest: Checkpoint, trainer: Trainer) -> Record:
+    """Bring the trainer to where this run's newest checkpoint was made."""
+    newest.load_weights(trainer.model)
+    saved = newest.training_state()
+    trainer.load_state_dict(saved["trainer"])
+    log.info("Continuing from step %s of %s", f"{trainer.step:,}", run.folder)
+    if run.config.checkpoint:
+        log.warning("checkpoint=%s has no effect: this run has checkpoints of its own", run.config.checkpoint)
+    return Record(**saved["record"])
+
+
+def _start(run: Run, trainer: Trainer) -> Record:
+    """Begin at step 0 with the weights as initialised, or with those of another run's checkpoint."""
+    config = run.config
+    if config.checkpoint:
+        start = find_checkpoint(config.checkpoint)
+        start.refuse_other_vocabulary(run.corpus.identity())
+        start.load_weights(trainer.model)
+        if config.optimizer.from_checkpoint:
+            trainer.take_optimizer(start.optimizer_state(config.optimizer.name))
+            if trainer.step >= config.trainer.max_steps:
+                raise UserError(
+                    f"optimizer.from_checkpoint=true goes on at step {trainer.step} of {config.checkpoint}: "
+                    f"trainer.max_steps={config.trainer.max_steps} must be more"
+                )
+        log.info("Starting from the weights of %s, at step %s", start.folder, f"{trainer.step:,}")
+    return Record()
+
+
+def _describe(run: Run, trainer: Trainer) -> None:
+    """Log the sizes of model and data, and what was chosen for this device."""
+    world, lanes = run.world, trainer.batch_size
+    params = sum(parameter.numel() for parameter in trainer.model.parameters())
+    tokens = lanes * trainer.lanes.tokens_BL.shape[1]
+    ranks = f"{world.size} processes, this one on " if world.size > 1 else ""
+    sizes = f"{params:,} parameters, {tokens:,} training tokens in {lanes} lanes"
+    log.info("%s, on %s%s", sizes, ranks, world.device)
+    for note in trainer.model.notes():
+        log.info("%s", note)
+
+
+def _fit(run: Run, trainer: Trainer, record: Record, metrics: Metrics | NoMetrics) -> int:
+    """Train to the last step. Returns the signal that asked to stop before it, 0 without one."""
+    config, world = run.config, run.world
+    valid_config = replace(config.eval, max_tokens=config.trainer.eval_tokens, save_losses=None)
+
+    def validate() -> Score:
+        tgt_len, precision = config.model.tgt_len, config.trainer.precision
+        return score(trainer.model, run.corpus.splits["valid"], valid_config, tgt_len, precision, world=world)
+
+    info, level = run.checkpoint_info(), run.level
+    with stop_on_signal(world) as stop, progress(config.trainer.max_steps, trainer.step, "train", level) as bar:
+        return fit(trainer, record, validate, run.checkpoints, info, metrics, bar, level, stop)
+
+
+def _score_best(run: Run, trainer: Trainer, record: Record) -> dict[str, Any]:
+    """The results of the weights with the best validation loss, and what their training took."""
+    best = _found_by_main(run.world, run.checkpoints.best)
+    assert best is not None
+    best.load_weights(trainer.model)
+    trained = {
+        "steps": trainer.step,
+        "tokens": trainer.tokens,
+        "seconds": round(record.seconds, 1),
+        "tokens_per_second": round(trainer.tokens / record.seconds, 1),
+        "best_step": record.best_step,
+        "best_valid_loss": record.best_loss,
+    }
+    scored = score_split(run.config, run.config.model.tgt_len, trainer.model, run.corpus, run.folder, run.world)
+    return scored | {"train": trained}
+
+
+def _report(run: Run, results: dict[str, Any]) -> None:
+    curves, metrics = run.folder / "curves.png", run.folder / METRICS
+    draw_curves(read_metrics(metrics), run.level, curves, run.folder.name)
+    write_results(results, run.folder)
+    log.info("Learning curve: %s", curves)
+    log.info("Metrics: %s", metrics)
+    log.info("Checkpoints: %s", run.checkpoints.folder)
+
+
+def _found_by_main(world: World, find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """The checkpoint that rank 0 finds, by the name of its folder: a link may look older from another machine."""
+    found = find() if world.is_main else None
+    folder = world.broadcast(found and found.folder.resolve())
+    return found or (Checkpoint.open(folder) if folder else None)
+
+
+def _identity(config: Config, corpus: PreparedCorpus) -> dict[str, dict[str, Any]]:
+    """What must not change while a run goes on. Steps and the schedule of bookkeeping may: a run can be made longer."""
+    trainer = {key: as_dict(config.trainer)[key] for key in ("precision", "clip", "reset_state", "reduce")}
+    return {
+        "model": {key: value for key, value in as_dict(config.model).items() if key not in config.model.RESULT_NEUTRAL},
+        "data": {"batch_size": config.data.batch_size} | corpus.identity(),
+        "optimizer": as_dict(config.optimizer),
+        "scheduler": as_dict(config.scheduler),
+        "trainer": trainer,
+        "run": {"seed": config.seed},
+    }
