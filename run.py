@@ -1,4 +1,4 @@
-"""The command line: `python run.py --help` says what can be typed."""
+"""The command line entry point; see `python run.py --help`."""
 
 import sys
 

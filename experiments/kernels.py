@@ -29,7 +29,7 @@ KERNELS = ("forward", "backward_queries", "backward_keys", "backward_positions")
 HALF = ("q", "kv", "r", "y", "dy", "dq", "dkv")  # tensors of the precision asked for; the others are float32
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 SCALARS = {"seed": "*i64", "scale": "fp32", "factor": "fp32", "dropout": "fp32"}
-NUMBERS = ("B", "T", "K", "window", "LANES")
+NUMBERS = ("B", "T", "K", "window", "group_size")
 PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 LAUNCH = ("num_warps", "num_stages")
 

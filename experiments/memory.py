@@ -37,7 +37,7 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
     And an index of words is as long as Zipf's law makes it, since there are no words.
     """
 
-    def sort(ids: Tensor, bounds: Bounds, multiple: int = 1) -> ClusteredIds:
+    def from_ids(ids: Tensor, bounds: Bounds, multiple: int = 1) -> ClusteredIds:
         shares = [((tokens >= low) & (tokens < high)).mean() for low, high in bounds]
         return ClusteredIds(ids, tuple(torch.arange(int(ids.numel() * share)) for share in shares))
 
@@ -47,10 +47,10 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
 
     normalize, patches = nn.functional.layer_norm, ExitStack()
     patches.enter_context(patch("torch.nn.functional.layer_norm", layer_norm))
-    patches.enter_context(patch.dict("tbptt.models.alignment.MULTIPLE", cpu=16))
-    patches.enter_context(patch("tbptt.models.vocabulary.clusters.ClusteredIds.sort", sort))
+    patches.enter_context(patch.dict("tbptt.models.alignment.ALIGNMENT", cpu=16))
+    patches.enter_context(patch("tbptt.models.vocabulary.clusters.ClusteredIds.from_ids", from_ids))
     drop = lambda x, rate: torch.native_dropout(x, rate, True)[0] if rate else x  # noqa: E731
-    patches.enter_context(patch("tbptt.models.dropout.random_drop", drop))
+    patches.enter_context(patch("tbptt.models.dropout.fast_dropout", drop))
     return patches
 
 

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend: its text is one sentence, shown without a traceback."""
+"""The exception for errors that a user can fix: its message is one sentence, printed without a traceback."""
 
 import errno
 from collections.abc import Iterator
@@ -12,10 +12,12 @@ class UserError(Exception):
 
 @contextmanager
 def full_disk_reported(folder: Path, key: str) -> Iterator[None]:
-    """Turn a full disk, met while writing to `folder`, into a UserError that names the setting to change."""
+    """Turn a disk-full error while writing to `folder` into a UserError that names the setting to change."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"the disk of {folder} is full: make room there, or choose another {key}") from error
+        raise UserError(
+            f"the disk of {folder} is full: free some space, or set {key} to a folder on another disk"
+        ) from error

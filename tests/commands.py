@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.forked_commands import run_forked
+
 ROOT = Path(__file__).parents[1]
 FAULTS = f"{ROOT / 'tests/launch/faults'}{os.pathsep}{ROOT}"  # on PYTHONPATH, see there; its tbptt is this checkout's
 SMALL = ["experiment=debug", "data=text", "data.level=byte", "data.path=text", "data.batch_size=4"]
@@ -30,11 +32,18 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def run(home: Path, *words: str, code: int = 0, cwd: Path | None = None, **more: str) -> str:
-    """Run a command in `home` or in `cwd`, check its exit code, and give back all it printed."""
-    env = environment(home) | more
-    result = subprocess.run(command(*words), cwd=cwd or home, env=env, capture_output=True, text=True)
-    assert result.returncode == code, result.stdout + result.stderr
-    return result.stdout + result.stderr
+    """Run a command in `home` or in `cwd`, check its exit code, and give back all it printed.
+
+    `more` are variables of its environment; a command that has some starts anew, since libraries may read them.
+    """
+    if not more:
+        returned, printed = run_forked([str(ROOT / "run.py"), *words], cwd or home, environment(home))
+    else:
+        env = environment(home) | more
+        result = subprocess.run(command(*words), cwd=cwd or home, env=env, capture_output=True, text=True)
+        returned, printed = result.returncode, result.stdout + result.stderr
+    assert returned == code, printed
+    return printed
 
 
 def train(home: Path, *words: str, code: int = 0, **more: str) -> str:

@@ -3,10 +3,8 @@
 Without a GPU, Triton's kernels run on its interpreter."""
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +17,6 @@ from tbptt.data.corpora import CORPORA, OneFile
 from tests.data.archives import MEMBERS, TEST, TRAIN, VALID
 from tests.data.server import Site, serving
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for experiments/, which is not installed
-
 settings.register_profile(
     "tbptt",
     max_examples=25,
@@ -30,6 +26,12 @@ settings.register_profile(
 )
 settings.load_profile("tbptt")
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that at the end no worker is alone with a long one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture

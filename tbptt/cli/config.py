@@ -1,7 +1,7 @@
-"""The whole configuration: one dataclass schema per group, owned by its component, put together here.
+"""The whole configuration: one dataclass schema per group, defined in its component and combined here.
 
-`python run.py` composes it from conf/ (Hydra); `typed` turns the result into plain dataclasses. What a configuration
-may not say is checked by the components' schemas and by each task (tbptt/tasks).
+Hydra composes it from conf/; `typed` converts the result to plain dataclasses. Invalid values are rejected by the
+`check` methods of the schemas and of each task (tbptt/tasks).
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ Task = Enum(
         "import": "import",
         "export": "export",
     },
-)  # in this form because `import` is a word of Python's
+)  # functional syntax, because `import` is a Python keyword
 
 
 def with_import(schema: type) -> type:
-    """Give a schema the field `import`, which cannot be written among the others for the same reason."""
+    """Add the field `import` to a schema: a class body cannot declare it, because `import` is a Python keyword."""
     schema.__annotations__["import"] = "ImportConfig"
     setattr(schema, "import", field(default=ImportConfig(), init=False, repr=False, compare=False))
     return schema
@@ -57,8 +57,8 @@ def with_import(schema: type) -> type:
 class Config:
     task: Task = Task.train
     seed: int = 1
-    checkpoint: str | None = None  # what to evaluate or generate with; with task=train, the weights to start from
-    prompt: str | None = None  # what task=generate goes on from
+    checkpoint: str | None = None  # the model to use; with task=train, the initial weights
+    prompt: str | None = None  # the text that task=generate continues
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
@@ -75,21 +75,21 @@ class Config:
 
 
 def typed(composed: DictConfig) -> Config:
-    """The dataclasses that a composed configuration stands for. UserError for keys they do not have (+key=value)."""
-    _refuse_added_keys(composed, "")
+    """Convert a composed configuration to dataclasses. UserError for keys that are not in the schema (+key=value)."""
+    _reject_unknown_keys(composed, "")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     return config
 
 
-def _refuse_added_keys(node: DictConfig, where: str) -> None:
+def _reject_unknown_keys(node: DictConfig, prefix: str) -> None:
     schema: Any = OmegaConf.get_type(node)
     known = [field.name for field in fields(schema)]
     for key in map(str, node):
         if key not in known:
-            raise UserError(f"unknown key {where}{key}: there are {', '.join(known)}")
+            raise UserError(f"unknown key {prefix}{key}: valid keys are {', '.join(known)}")
         if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
-            _refuse_added_keys(node[key], f"{where}{key}.")
+            _reject_unknown_keys(node[key], f"{prefix}{key}.")
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def from_dict(schema: type[T], values: Mapping[str, Any] | DictConfig) -> T:
 
 
 def register() -> None:
-    """Make the schemas known to Hydra; conf/ refers to them by name."""
+    """Register the schemas with Hydra; conf/ refers to them by name."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     groups: dict[str, Mapping[str, type]] = {
@@ -130,5 +130,5 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("/", "."))
 
 
-# Here, and not in `register`: a job on a cluster unpickles its configuration without passing through run.py.
+# At import, not in `register`: a submitit job unpickles its configuration without running run.py.
 directories.register()

@@ -1,4 +1,4 @@
-"""Errors of the command line in one sentence, whether ours, Hydra's or OmegaConf's."""
+"""One-sentence messages for errors in the command line, raised by this project, Hydra or OmegaConf."""
 
 from __future__ import annotations
 
@@ -28,24 +28,28 @@ from tbptt.launch.failure_monitor import RankFailure
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Print mistakes of the command line as one sentence and exit with 1; let all other exceptions show themselves."""
-    asked_for_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints exceptions itself, in its own way, and exits
+    """Print errors in the command line as one sentence and exit with 1; other exceptions keep their traceback."""
+    full_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints exceptions itself and exits
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
     except ValueError as error:
-        if asked_for_all or not str(error).startswith("Config group override"):
+        if full_traceback or not str(error).startswith("Config group override"):
             raise
-        exit_with(UserError("a group takes the name of a choice, as in model=lstm; null and numbers are none"))
+        exit_with(
+            UserError("the value of a group must be the name of a choice, as in model=lstm, not null or a number")
+        )
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if asked_for_all:
+        if full_traceback:
             raise
         exit_with(error)
-    except UncompletedJobError as error:  # of submitit: a job on a cluster
+    except UncompletedJobError as error:  # from submitit: a cluster job
         exit_with(
-            UserError(f"{error.args[0].splitlines()[0]} ended without a result; the table of the sweep says more")
+            UserError(
+                f"{error.args[0].splitlines()[0]} ended without a result: see the table of the sweep for the cause"
+            )
         )
     except Exception as error:
         if not reports_errors(error):
@@ -54,12 +58,12 @@ def one_sentence_errors() -> Iterator[None]:
 
 
 def exit_with(error: Exception) -> NoReturn:
-    """Exit with 1 and, on the one rank that speaks for all, the error's sentence."""
+    """Exit with 1; the reporting rank prints the error as one sentence."""
     sys.exit(f"Error: {sentence(error)}" if reports_errors(error) else 1)
 
 
 def sentence(error: BaseException) -> str:
-    """One sentence for an error of ours, of Hydra's or of OmegaConf's; that of another rank with its traceback."""
+    """The error as one sentence; a RankFailure with its traceback."""
     if isinstance(error, RankFailure):
         return str(error)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
@@ -74,40 +78,40 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, ValidationError) and error.full_key:
         return _wrong_type(error)
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' is not key=value or group=choice: {str(error).splitlines()[0]}"
+        return f"'{error.override}' is not of the form key=value or group=choice: {str(error).splitlines()[0]}"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         choices = [option for option in error.options if not option.startswith("schema")]
-        return f"{group}={choice} is no choice of {group}: it may be {', '.join(choices)}"
+        return f"{group}={choice} does not exist: {group} may be {', '.join(choices)}"
     return " ".join(str(error).split())
 
 
 def _unknown_key(error: OmegaConfBaseException) -> str:
     *parents, key = str(error.full_key).split(".")
-    where = ".".join(parents)
+    group = ".".join(parents)
     schema: Any = error.object_type
     known = [field.name for field in fields(schema)] if is_dataclass(schema) else []
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {'.'.join([*parents, close[0]])}? " if close else ""
-    there = f"{where} has" if where else "there are"
-    return f"unknown key {error.full_key}: {hint}{there} {', '.join(known)}"
+    owner = f"{group} has" if group else "valid keys are"
+    return f"unknown key {error.full_key}: {hint}{owner} {', '.join(known)}"
 
 
 def _wrong_type(error: OmegaConfBaseException) -> str:
     message = str(error).split("\n")[0]
     quoted = re.search(r"[Vv]alue '(.*?)'", message)
-    given = f"'{quoted[1]}'" if quoted else "what was given"
+    given = f"'{quoted[1]}'" if quoted else "the given value"
     if message.startswith("Invalid type assigned"):
-        return f"{error.full_key} is a group of settings: type {'/'.join(str(error.full_key).split('.'))}=CHOICE"
+        return f"{error.full_key} is a group of settings: use {'/'.join(str(error.full_key).split('.'))}=CHOICE"
     if choices := re.search(r"expected one of \[(.*)\]", message):
-        return f"{error.full_key} may be {choices[1]}; {given} is none of them"
-    kinds = {
+        return f"{error.full_key} must be one of {choices[1]}, not {given}"
+    expected_types = {
         "to Integer": "a whole number",
         "to Float": "a number",
         "bool": "true or false",
         "not a ListConfig": "a list",
     }
-    for kind, words in kinds.items():
-        if kind in message:
-            return f"{error.full_key} must be {words}; {given} is not"
+    for pattern, expected in expected_types.items():
+        if pattern in message:
+            return f"{error.full_key} must be {expected}, not {given}"
     return f"{error.full_key}: {message}"

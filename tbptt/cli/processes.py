@@ -1,4 +1,4 @@
-"""From one command to the processes of a run: find or start them, let them join, and let all end if one fails."""
+"""The processes of a run: start them or detect how they were started, join them, and end all if one fails."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tbptt.cli.config import Config, Task, typed
 from tbptt.device import keep_freed_memory, pick_device
 from tbptt.errors import UserError
 from tbptt.launch.failure_monitor import FailureMonitor, RankFailure, describe
-from tbptt.launch.local import start_here
+from tbptt.launch.local import run_local_ranks
 from tbptt.launch.rank_info import RankInfo, find_rank_info
 from tbptt.launch.stopping import Stopped, requeue
 from tbptt.launch.world import World
 
-TIMEOUT = timedelta(minutes=30)  # of a collective: longer than any rank works alone
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # longer than any work that one rank does alone
 
 
 def run_in_world(
@@ -36,18 +36,18 @@ def run_in_world(
     check: Callable[[Config], None],
     work: Callable[[Config, Path, World], None],
 ) -> None:
-    """Call `check(config)`, then `work(config, run_dir, world)` on every rank, which starts with `entry(composed)`.
+    """Call `check(config)`, then `work(config, run_dir, world)` on every rank; new processes call `entry(composed)`.
 
-    What fails is kept in the run directory's error.txt, for the table of a sweep and for who waits for the ranks.
+    An error is written to error.txt in the run directory, from which the sweep table and the parent process read it.
     """
     run_dir, rank_info = Path(HydraConfig.get().runtime.output_dir), find_rank_info()
     try:
         config = typed(composed)
         check(config)
-        count = processes(config, rank_info)
+        count = process_count(config, rank_info)
         if count > 1:
-            start_here(count, entry, composed, run_dir / "error.txt")
-        elif in_parallel(config):
+            run_local_ranks(count, entry, composed, run_dir / "error.txt")
+        elif runs_in_parallel(config):
             with join_world(rank_info, rank_device(config, rank_info), run_dir) as world:
                 work(config, _shared_run_dir(run_dir, world), world)
         elif rank_info.rank == 0:
@@ -59,48 +59,52 @@ def run_in_world(
         if reports_errors(error):
             write_error(run_dir, describe(error))
         if rank_info.launcher == "submitit":
-            # Hydra hands the exception to whoever reads the job's result, and only rank 0's is read: to SLURM the job
-            # would be a success.
+            # Hydra stores the exception in the job's result, of which only rank 0's is read, and the process would exit
+            # with 0: SLURM would record a success.
             atexit.register(_exit_with_1)
         raise
 
 
-def in_parallel(config: Config) -> bool:
-    """Whether several processes share the task. Weights that follow a text in one lane, or write one, do not."""
-    return config.task is Task.train or (config.task is Task.eval and not config.eval.dynamic.follows)
+def runs_in_parallel(config: Config) -> bool:
+    """Whether several processes share the task. Dynamic evaluation and generation run in one process."""
+    return config.task is Task.train or (config.task is Task.eval and not config.eval.dynamic.enabled)
 
 
-def processes(config: Config, rank_info: RankInfo) -> int:
-    """How many processes to start here: 1 if they have been started already. UserError for what contradicts."""
+def process_count(config: Config, rank_info: RankInfo) -> int:
+    """How many processes to start: 1 if a launcher has started them already. UserError if settings contradict it."""
     devices, lanes = config.trainer.devices, config.data.batch_size
     if rank_info.launcher and devices not in (None, rank_info.size, rank_info.local_size):
         raise UserError(
-            f"trainer.devices={devices}, but {rank_info.launcher} started {rank_info.size} processes: leave "
-            "trainer.devices out"
+            f"trainer.devices={devices}, but {rank_info.launcher} started {rank_info.size} processes: do not set "
+            "trainer.devices"
         )
     device, visible = pick_device(config.trainer.device), torch.cuda.device_count()
-    one_of_many = rank_info.launcher == "submitit" and rank_info.size == 1 and device.type == "cuda" and visible > 1
-    if one_of_many and devices is None and in_parallel(config):
+    one_task_many_gpus = (
+        rank_info.launcher == "submitit" and rank_info.size == 1 and device.type == "cuda" and visible > 1
+    )
+    if one_task_many_gpus and devices is None and runs_in_parallel(config):
         raise UserError(
-            f"this job has one task for {visible} GPUs: give it one for each (hydra.launcher.tasks_per_node={visible})"
+            f"this job has one task for {visible} GPUs: use one task per GPU (hydra.launcher.tasks_per_node={visible})"
         )
     if device.type == "cuda" and rank_info.local_size > visible > 1:
-        raise UserError(f"{rank_info.local_size} processes on this machine share {visible} GPUs: start one for each")
+        raise UserError(
+            f"{rank_info.local_size} processes on this machine share {visible} GPUs: start one process per GPU"
+        )
     count = devices or (visible if device.type == "cuda" and device.index is None else 1)
     if not rank_info.launcher and device.type == "cuda" and count > visible:
-        raise UserError(f"trainer.devices={count}, but this machine shows {visible} GPUs")
-    asked = max(rank_info.size, devices or 1)
-    if config.task is Task.train and asked > lanes:
+        raise UserError(f"trainer.devices={count}, but this machine has {visible} visible GPUs: use {visible} or fewer")
+    requested = max(rank_info.size, devices or 1)
+    if config.task is Task.train and requested > lanes:
         raise UserError(
-            f"data.batch_size={lanes} lanes are too few for {asked} processes: use {lanes} or fewer, or more lanes"
+            f"data.batch_size={lanes} lanes are too few for {requested} processes: use at most {lanes}, or more lanes"
         )
-    if rank_info.launcher or not in_parallel(config):
+    if rank_info.launcher or not runs_in_parallel(config):
         return 1
     return min(count, lanes) if config.task is Task.train else count
 
 
 def rank_device(config: Config, rank_info: RankInfo) -> torch.device:
-    """The GPU of this rank among those it sees (all of the machine, or only its own), or what the setting says."""
+    """The device of this rank: its GPU among the visible ones, or the device set by trainer.device."""
     device = pick_device(config.trainer.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -114,32 +118,32 @@ def rank_device(config: Config, rank_info: RankInfo) -> torch.device:
 
 @contextmanager
 def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path) -> Iterator[World]:
-    """The world of this rank. An exception in it becomes, on every rank, that of the rank that failed first."""
+    """Initialise the process group. An exception in one rank is raised in every rank, as a RankFailure."""
     if rank_info.size == 1:
         yield World(device=device)
         return
-    # DDP imports it. Imported within a world, it would keep the world's group alive, and gloo's threads with it, which
-    # abort a process that ends while they let go of their last tensor.
+    # DDP imports this module. If that happened after init_process_group, the module would keep the group and gloo's
+    # threads alive, and these abort the process if it exits while they release their last tensor.
     import_module("torch._dynamo")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     method = "env://" if rank_info.launcher == "torchrun" else f"tcp://{rank_info.address}:{rank_info.port}"
-    dist.init_process_group(backend, method, TIMEOUT, rank_info.size, rank_info.rank)
+    dist.init_process_group(backend, method, COLLECTIVE_TIMEOUT, rank_info.size, rank_info.rank)
     world = World(rank_info.rank, rank_info.size, device)
 
-    def tell(cause: str) -> None:
+    def report(cause: str) -> None:
         write_error(run_dir, cause)
         print(f"Error: {cause}", file=sys.stderr, flush=True)
 
-    monitor, stopped = FailureMonitor(world, rank_info.address, tell), None
+    monitor, stopped = FailureMonitor(world, rank_info.address, report), None
     try:
         yield world
-        world.highest(0)  # nobody leaves before all are done: a rank that is gone looks like one that failed
+        world.max(0)  # a barrier: a rank that exits earlier would look like a failed one
     except Stopped as caught:
-        world.highest(0)
-        clear_frames(caught.__traceback__)  # they hold what was trained, and with it the world's group
+        world.max(0)
+        clear_frames(caught.__traceback__)  # its frames hold the trainer, and with it the process group
         stopped = caught
     except Exception as error:
-        first = monitor.explain(error)
+        first = monitor.root_cause(error)
         if first is error:
             raise
         raise first from None
@@ -151,21 +155,21 @@ def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path) -> Iter
 
 
 def _shared_run_dir(run_dir: Path, world: World) -> Path:
-    """Rank 0's run directory. Ranks that composed another (it has a date in its name) move their log there."""
-    agreed = Path(world.broadcast(str(run_dir)))
-    if agreed != run_dir:
+    """Rank 0's run directory. A rank whose directory differs (by a date in its name) moves its log there."""
+    shared = Path(world.broadcast(str(run_dir)))
+    if shared != run_dir:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.close()
-                handler.baseFilename = str(agreed / Path(handler.baseFilename).name)
+                handler.baseFilename = str(shared / Path(handler.baseFilename).name)
         with suppress(OSError):
             run_dir.rmdir()  # if it is empty
-    return agreed
+    return shared
 
 
 def reports_errors(error: Exception) -> bool:
-    """Whether this rank is the one to show the error."""
-    return find_rank_info().rank == 0 or (isinstance(error, RankFailure) and error.speaks)
+    """Whether this rank shows the error."""
+    return find_rank_info().rank == 0 or (isinstance(error, RankFailure) and error.reports)
 
 
 def write_error(run_dir: Path, cause: str) -> None:

@@ -1,4 +1,4 @@
-"""The text of `prompt=`, which Hydra's grammar must not parse."""
+"""Quotes the text of `prompt=`, so that Hydra does not parse it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 
 
 def quote_prompt(arguments: list[str]) -> list[str]:
-    """The command line with the text of prompt= quoted, so that Hydra takes all of it for text, commas and braces too.
+    """Quote the text of prompt=, so that commas, braces and other symbols of Hydra's grammar are taken literally.
 
-    A sweep's is left alone: there a comma stands between two prompts.
+    The arguments of a sweep are not changed: there, commas separate the prompts.
     """
     if {"-m", "--multirun"} & set(arguments):
         return arguments
-    return [re.sub(r"(?s)\Aprompt=(.*)\Z", lambda match: f'prompt="{_escaped(match[1])}"', word) for word in arguments]
+    return [re.sub(r"(?s)\Aprompt=(.*)\Z", lambda match: f'prompt="{_escaped(match[1])}"', each) for each in arguments]
 
 
 def _escaped(text: str) -> str:
-    """Text between double quotes as Hydra reads it: a quote, and backslashes before one, are escaped; so is ${."""
+    """Escape text for Hydra's double quotes: quotes, backslashes before quotes, and ${ are escaped."""
     text = re.sub(r'(\\*)("|\Z)', lambda match: match[1] * 2 + match[2].replace('"', '\\"'), text)
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)

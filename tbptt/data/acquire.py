@@ -1,4 +1,4 @@
-"""A corpus's files: found in data.path, unpacked from its archive, or downloaded first."""
+"""Locate the files of a corpus: in data.path, in an archive to unpack, or by download."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HUB_REPOSITORY = "Salesforce/wikitext"
 
 
 def check_corpus(config: DataConfig) -> Corpus:
-    """The corpus that the settings name. UserError for settings that cannot work, as far as no file is read for it."""
+    """The corpus that the settings name. UserError for invalid settings, checked without reading the corpus."""
     corpus = corpus_named(config.name)
     config.check()
     corpus.check(config)
@@ -30,17 +30,17 @@ def check_corpus(config: DataConfig) -> Corpus:
 
 
 def check_path(corpus: Corpus, config: DataConfig) -> None:
-    """UserError if data.path is given and holds neither the corpus's files, nor its archive, nor token files."""
+    """UserError if data.path is set but contains neither the corpus's files, nor its archive, nor token files."""
     if config.path is None:
         return
     folder = Path(config.path).expanduser()
     archive = corpus.archive and folder / corpus.archive.name
     if not (folder / "meta.json").is_file() and not (archive and archive.is_file()) and corpus.find(folder) is None:
-        raise UserError(f"data.path={config.path} must be a folder with {corpus.expected()}; not all of them are there")
+        raise UserError(f"data.path={config.path} must be a folder with {corpus.expected()}, but files are missing")
 
 
 def acquire(corpus: Corpus, config: DataConfig) -> Sources:
-    """The sources of every split, on disk. UserError saying what was looked for, where it is not to be had."""
+    """The sources of every split, downloaded and unpacked if necessary. UserError if they cannot be obtained."""
     cache = Path(config.cache).expanduser() / "sources" / config.name
     if isinstance(corpus, StandardLibrary):
         return corpus.find(corpus.home)
@@ -51,28 +51,28 @@ def acquire(corpus: Corpus, config: DataConfig) -> Sources:
         if found is None and corpus.archive:
             found = corpus.find(_unpack(folder / corpus.archive.name, corpus, cache / "unpacked"))
         if found is None:
-            raise UserError(f"the archive in data.path={config.path} does not hold {corpus.expected()}")
+            raise UserError(f"the archive in data.path={config.path} does not contain {corpus.expected()}")
         return found
-    assert corpus.archive is not None  # else `check` has asked for data.path
+    assert corpus.archive is not None  # otherwise Corpus.check requires data.path
     folder = cache / "downloaded"
     found = corpus.find(folder) if folder.exists() else None
     if found is None:
-        _fetch(corpus, corpus.archive, config.url, folder)
+        _download(corpus, corpus.archive, config.url, folder)
         found = corpus.find(folder)
     if found is None:
         raise UserError(
-            f"{corpus.archive.name} from {config.url or corpus.archive.url} does not hold {corpus.expected()}"
+            f"{corpus.archive.name} from {config.url or corpus.archive.url} does not contain {corpus.expected()}"
         )
     return found
 
 
-def _fetch(corpus: Corpus, archive: Archive, url: str | None, folder: Path) -> None:
-    """Bring the corpus's files into `folder`: from the hub where it lives there, else out of its archive."""
+def _download(corpus: Corpus, archive: Archive, url: str | None, folder: Path) -> None:
+    """Download the corpus into `folder`: from the Hugging Face hub if it is hosted there, else as an archive."""
     if corpus.hub and (url is None or not url.endswith(archive.name)):
-        _fetch_from_hub(corpus, url, folder)
+        _download_from_hub(corpus, url, folder)
         return
     if url is not None and not url.endswith(archive.name):
-        url = f"{url.rstrip('/')}/{archive.name}"  # a mirror's folder
+        url = f"{url.rstrip('/')}/{archive.name}"  # a mirror's folder that contains the archive
     local = folder.with_name(archive.name)
     if not local.is_file():
         download(url or archive.url, local, archive.size, archive.sha256)
@@ -80,10 +80,10 @@ def _fetch(corpus: Corpus, archive: Archive, url: str | None, folder: Path) -> N
 
 
 def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
-    """The corpus's files out of a zip or tar archive, by their names alone, into `folder`, which appears when whole."""
-    mark = folder / ".unpacked"
+    """Unpack the corpus's files from a zip or tar archive into `folder`, which is created atomically."""
+    marker = folder / ".unpacked"
     stamp = f"{archive} {archive.stat().st_size} {archive.stat().st_mtime_ns}"
-    if mark.is_file() and mark.read_text() == stamp:
+    if marker.is_file() and marker.read_text() == stamp:
         return folder
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
@@ -91,17 +91,17 @@ def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as packed:
-                for name in filter(lambda name: _wanted(name, corpus), packed.namelist()):
-                    _write(packed.open(name), _place(building, name))
+                for name in filter(lambda name: _is_corpus_file(name, corpus), packed.namelist()):
+                    _copy(packed.open(name), _member_path(building, name))
         else:
             with tarfile.open(archive) as packed_tar:
                 for member in packed_tar:
-                    if member.isfile() and _wanted(member.name, corpus):
-                        _write(packed_tar.extractfile(member), _place(building, member.name))
+                    if member.isfile() and _is_corpus_file(member.name, corpus):
+                        _copy(packed_tar.extractfile(member), _member_path(building, member.name))
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         shutil.rmtree(building)
         raise UserError(
-            f"{archive} cannot be unpacked ({error}): it may be damaged, delete it to fetch it again"
+            f"{archive} cannot be unpacked ({error}): if it is damaged, delete it to download it again"
         ) from error
     (building / ".unpacked").write_text(stamp)
     shutil.rmtree(folder, ignore_errors=True)
@@ -109,24 +109,24 @@ def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
     return folder
 
 
-def _wanted(name: str, corpus: Corpus) -> bool:
+def _is_corpus_file(name: str, corpus: Corpus) -> bool:
     return any(fnmatch.fnmatch(f"/{name}", f"*/{pattern}") for pattern in corpus.files.values())
 
 
-def _place(folder: Path, name: str) -> Path:
-    """Inside `folder`, whatever an archive calls its members: at most their last two names are kept."""
-    place = folder.joinpath(*[part for part in Path(name).parts if part not in ("/", "..")][-2:])
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return place
+def _member_path(folder: Path, name: str) -> Path:
+    """A path inside `folder` for any member name: at most its last two components are kept."""
+    path = folder.joinpath(*[part for part in Path(name).parts if part not in ("/", "..")][-2:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
-def _write(source: Any, target: Path) -> None:
+def _copy(source: Any, target: Path) -> None:
     with source, open(target, "wb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
 
 
-def _fetch_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> None:
-    """WikiText from the Hugging Face hub: parquet files whose rows are the lines of the original text files."""
+def _download_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> None:
+    """Download WikiText from the Hugging Face hub, whose parquet rows are the lines of the original text files."""
     try:
         import pyarrow.parquet as parquet
         from huggingface_hub import hf_hub_download
@@ -148,11 +148,11 @@ def _fetch_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> None:
                 except Exception as error:
                     reason = str(error).strip().split("\n")[0]
                     raise UserError(
-                        f"{name} of {HUB_REPOSITORY} cannot be had from the hub ({reason}): give another endpoint or a "
-                        "mirror of the archive as data.url, or a folder that has the files as data.path"
+                        f"{name} of {HUB_REPOSITORY} cannot be downloaded from the hub ({reason}): set data.url to "
+                        "another endpoint or a mirror of the archive, or data.path to a folder that contains the files"
                     ) from error
                 for batch in parquet.ParquetFile(local).iter_batches(columns=["text"]):
                     for line in batch.column(0).to_pylist():
-                        text.write(line if line.endswith("\n") else f"{line}\n")  # empty lines come without theirs
+                        text.write(line if line.endswith("\n") else f"{line}\n")  # empty lines have no newline
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(building, folder)

@@ -1,4 +1,4 @@
-"""What the `data` group configures."""
+"""The configuration of the `data` group."""
 
 from __future__ import annotations
 
@@ -22,57 +22,61 @@ class Level(Enum):
 @dataclass
 class DataConfig:
     name: str  # the corpus, one of tbptt.data.corpora.CORPORA
-    path: str | None = None  # where its files, its archive, or token files prepared elsewhere are; none: downloaded
-    url: str | None = None  # a mirror to download from, instead of the corpus's home
+    path: str | None = None  # folder with its files, its archive or prepared token files; null: download
+    url: str | None = None  # a mirror to download from instead of the original address
     level: Level = Level.word  # what one token is
     batch_size: int = 32  # GLOBAL lanes: contiguous stretches of the stream trained side by side
-    cache: str = "${oc.env:TBPTT_CACHE,${oc.env:HOME,.}/.cache/tbptt}"  # where downloads and token files are kept
+    cache: str = "${oc.env:TBPTT_CACHE,${oc.env:HOME,.}/.cache/tbptt}"  # folder for downloads and token files
     workers: int = 0  # processes that prepare the token files; 0: one for each core
-    verify: bool = False  # read the token files through and compare their SHA-256 before use
-    check_counts: bool = True  # an error if a published corpus has other counts than were published
+    verify: bool = False  # compare the SHA-256 of the token files before use
+    check_counts: bool = True  # raise an error if token counts differ from the published ones
     lower: bool = False  # lower-case the text
-    min_count: int = 1  # rarer words and characters of train become <unk>
-    max_vocab: int | None = None  # as do those beyond this many entries, the most frequent first
-    vocabulary: str | None = None  # a file of words or characters, one a line, to use as they stand; a tokenizer.json
-    bpe_size: int = 8192  # entries of a subword vocabulary trained here
+    min_count: int = 1  # words and characters that are rarer in train become <unk>
+    max_vocab: int | None = None  # only this many of the most frequent entries are kept
+    vocabulary: str | None = None  # a file with one word or character per line; a tokenizer.json
+    bpe_size: int = 8192  # vocabulary size of a BPE tokenizer trained on train
 
     RESULT_NEUTRAL: ClassVar = ("cache", "workers", "verify", "check_counts")
 
     def check(self) -> None:
+        """UserError for invalid settings."""
         for key, least in (("batch_size", 1), ("workers", 0), ("min_count", 1), ("bpe_size", 257)):
             if getattr(self, key) < least:
                 raise UserError(f"data.{key}={getattr(self, key)} must be {least} or more")
         if not self.cache:
-            raise UserError("data.cache (or the variable TBPTT_CACHE) is empty: it must name a folder")
+            raise UserError("data.cache (or the variable TBPTT_CACHE) is empty: it must be a folder")
         if self.max_vocab is not None and self.max_vocab < 2:
             raise UserError(f"data.max_vocab={self.max_vocab} must be 2 or more, or null for no limit")
         self.vocabulary_sha256()
         if self.vocabulary is not None and (self.min_count > 1 or self.max_vocab is not None):
-            raise UserError("data.vocabulary is used as it stands: leave out data.min_count and data.max_vocab")
+            raise UserError("data.vocabulary cannot be combined with data.min_count or data.max_vocab")
         if self.level is Level.byte and (self.lower or self.min_count > 1 or self.max_vocab or self.vocabulary):
-            raise UserError("data.level=byte has all 256 bytes for a vocabulary: data.lower and the like do not apply")
+            raise UserError(
+                "data.level=byte always uses all 256 bytes: remove data.lower and other vocabulary settings"
+            )
         if self.level is Level.bpe and (self.min_count > 1 or self.max_vocab):
-            raise UserError("data.level=bpe has its own size: use data.bpe_size, not data.min_count or data.max_vocab")
+            raise UserError("data.level=bpe is sized by data.bpe_size: remove data.min_count and data.max_vocab")
 
     def settings(self) -> dict[str, object]:
-        """What of this configuration the token files depend on, besides the source's content."""
+        """The settings that determine the token files, together with the content of the sources."""
         chosen: dict[str, object] = {key: getattr(self, key) for key in ("name", "lower", "min_count", "max_vocab")}
         chosen |= {"level": self.level.name, "bpe_size": self.bpe_size if self.level is Level.bpe else None}
         return chosen | {"vocabulary": self.vocabulary_sha256()}
 
     def vocabulary_sha256(self) -> str | None:
-        """The content of the vocabulary counts, not where it lies. UserError if it is not there."""
+        """SHA-256 of data.vocabulary (its content matters, not its path). UserError if there is no such file."""
         if self.vocabulary is None:
             return None
         path = Path(self.vocabulary).expanduser()
         if not path.is_file():
-            raise UserError(f"data.vocabulary={self.vocabulary} is no file")
+            raise UserError(f"data.vocabulary={self.vocabulary}: there is no file of this name")
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     @property
     def is_one_text(self) -> bool:
-        """Whether this is a text to be scored as a whole, rather than a corpus of three splits."""
+        """Whether data.path is a single text file to be scored, rather than a corpus of three splits."""
         return self.name == "text" and Path(self.path or "").expanduser().is_file()
 
     def processes(self) -> int:
+        """The number of worker processes."""
         return self.workers or len(os.sched_getaffinity(0))

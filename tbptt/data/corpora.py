@@ -1,4 +1,4 @@
-"""The corpora by name: how their files are called, where they live, what was published about them."""
+"""The corpora by name: file names, download addresses, published counts and licences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbptt.data.vocabulary import EOS
 from tbptt.errors import UserError
 
 SPLITS = ("train", "valid", "test")
-WORDS = (Level.word, Level.char, Level.byte, Level.bpe)
+TEXT_LEVELS = (Level.word, Level.char, Level.byte, Level.bpe)
 LM1B = "1-billion-word-language-modeling-benchmark-r13output"
 
 
@@ -31,7 +31,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers of tokens by split, and of types in the training text, at the level they were published for."""
+    """Published counts: tokens per split, and types of the training text, at the first of the corpus's levels."""
 
     tokens: dict[str, int]
     types: int | None = None
@@ -39,38 +39,38 @@ class Published:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus whose splits are files of their own, found by name in `data.path` or a folder or archive in it."""
+    """A corpus with separate files per split, searched by name in `data.path`, its subfolders, or an archive in it."""
 
     title: str
-    files: dict[str, str]  # by split: the name of its file, or a pattern for several, read in the order of their names
+    files: dict[str, str]  # split -> file name, or a glob pattern of files read in order of their names
     levels: tuple[Level, ...] = (Level.word,)
     archive: Archive | None = None
-    hub: dict[str, list[str]] = field(default_factory=dict)  # by split: parquet files of a dataset on the hub
+    hub: dict[str, list[str]] = field(default_factory=dict)  # split -> parquet files on the Hugging Face hub
     published: Published | None = None
     licence: str = ""
-    lower: bool = False  # published in lower case
-    line_end: str = EOS  # at level word: what follows every line
-    line_start: str = ""  # and what goes before it
+    lower: bool = False  # the published text is lower case
+    line_end: str = EOS  # at level word: the symbol after every line
+    line_start: str = ""  # at level word: the symbol before every line
 
     def check(self, config: DataConfig) -> None:
-        """UserError for settings that cannot work, as far as it is known without looking for files."""
+        """UserError for invalid settings, without searching for files."""
         if config.level not in self.levels:
             raise UserError(
-                f"data.level={config.level.name} is not how data={config.name} is read: "
-                f"it may be {' or '.join(level.name for level in self.levels)}"
+                f"data.level={config.level.name} is not available for data={config.name}: "
+                f"use {' or '.join(level.name for level in self.levels)}"
             )
         if config.path is None and self.archive is None:
-            raise UserError(f"data={config.name} needs data.path=FOLDER, the folder that holds {self.expected()}")
+            raise UserError(f"data={config.name} needs data.path=FOLDER, a folder with {self.expected()}")
         if config.path is not None and not Path(config.path).expanduser().exists():
             raise UserError(f"data.path={config.path} does not exist: it must be a folder with {self.expected()}")
 
     def expected(self) -> str:
-        """The files looked for, in words."""
+        """The names of the expected files, for messages."""
         names = ", ".join(dict.fromkeys(self.files.values()))
         return f"{names}, or {self.archive.name}" if self.archive else names
 
     def find(self, folder: Path) -> Sources | None:
-        """The sources of all splits if `folder`, or a folder in it, has them."""
+        """The sources of all splits in `folder` or its subfolders; None if any is missing."""
         found: Sources = {}
         for split in SPLITS:
             for depth in ("", "*/", "*/*/"):
@@ -81,7 +81,7 @@ class Corpus:
         return found if len(found) == len(SPLITS) else None
 
     def vocab_size(self, config: DataConfig) -> int | None:
-        """The vocabulary's size where it is known before the text is read."""
+        """The vocabulary size if it is known before the text is read, else None."""
         if config.level is Level.byte:
             return 256
         as_published = config.level is Level.word and config.check_counts and config.vocabulary is None
@@ -91,7 +91,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class OneFile(Corpus):
-    """A corpus of 100,000,000 bytes whose splits are the first 90, the next 5 and the last 5 million."""
+    """A corpus in one file of 100,000,000 bytes: the splits are the first 90, the next 5 and the last 5 million."""
 
     EDGES: ClassVar = (0, 90_000_000, 95_000_000, 100_000_000)
 
@@ -101,13 +101,13 @@ class OneFile(Corpus):
             return None
         path = found["train"][0].path
         if path.stat().st_size != self.EDGES[-1]:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes; {self.title} has {self.EDGES[-1]:,}")
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, but {self.title} has {self.EDGES[-1]:,}")
         return {split: [Source(path, *self.EDGES[i : i + 2])] for i, split in enumerate(SPLITS)}
 
 
 @dataclass(frozen=True)
 class Folder(Corpus):
-    """Text of one's own: train.txt, valid.txt, test.txt, or folders of these names with any number of .txt files."""
+    """A user's own text: train.txt, valid.txt, test.txt, or folders of these names with .txt files."""
 
     def find(self, folder: Path) -> Sources | None:
         found: Sources = {}
@@ -120,7 +120,7 @@ class Folder(Corpus):
 
 @dataclass(frozen=True)
 class Fairseq(Corpus):
-    """A data-bin folder that fairseq-preprocess wrote."""
+    """A data-bin folder written by fairseq-preprocess."""
 
     def find(self, folder: Path) -> Sources | None:
         found = {s: [Source(folder / name) for name in (f"{s}.bin", f"{s}.idx", "dict.txt")] for s in SPLITS}
@@ -130,18 +130,17 @@ class Fairseq(Corpus):
 
 @dataclass(frozen=True)
 class StandardLibrary(Corpus):
-    """The source files of the running Python's standard library, in the order of their names' SHA-256.
+    """The source files of the running Python's standard library, ordered by the SHA-256 of their names.
 
-    That order is the same everywhere and yet mixes the packages, so that every lane and every part of it is like the
-    whole. Test packages are left out: distributions do not all ship them. Of every 40 files one is test text and one
-    validation text.
+    This order is reproducible and mixes the packages, so that all parts of the stream have similar text. Test packages
+    are excluded because some distributions do not ship them. Of every 40 files, one is test and one validation text.
     """
 
-    LEFT_OUT: ClassVar = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    EXCLUDED: ClassVar = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
     def check(self, config: DataConfig) -> None:
         if config.path is not None or config.url is not None:
-            raise UserError("data.path and data.url have no meaning for data=stdlib: for your own files use data=text")
+            raise UserError("data=stdlib does not take data.path or data.url: for your own files use data=text")
         super().check(DataConfig(config.name, path=str(self.home), level=config.level))
 
     @property
@@ -150,19 +149,19 @@ class StandardLibrary(Corpus):
 
     def find(self, folder: Path) -> Sources:
         paths = []
-        for where, inside, names in os.walk(folder):
-            inside[:] = [name for name in inside if name not in self.LEFT_OUT]
-            paths += [Path(where, name).relative_to(folder) for name in names if name.endswith(".py")]
+        for root, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if name not in self.EXCLUDED]
+            paths += [Path(root, name).relative_to(folder) for name in names if name.endswith(".py")]
         paths.sort(key=lambda path: hashlib.sha256(path.as_posix().encode()).digest())
         if len(paths) < 40:
-            raise UserError(f"data=stdlib: only {len(paths)} source files in {folder}; use data=text data.path=FOLDER")
+            raise UserError(f"data=stdlib: {folder} has only {len(paths)} source files; use data=text data.path=FOLDER")
         found: Sources = {split: [] for split in SPLITS}
         for number, path in enumerate(paths):
             found[{19: "valid", 39: "test"}.get(number % 40, "train")].append(Source(folder / path))
         return found
 
 
-def _three(pattern: str) -> dict[str, str]:
+def _per_split(pattern: str) -> dict[str, str]:
     return {split: pattern.format(split) for split in SPLITS}
 
 
@@ -177,15 +176,15 @@ _HELD_OUT = "heldout-monolingual.tokenized.shuffled/news.en.heldout-0000{}-of-00
 
 CORPORA: dict[str, Corpus] = {
     "stdlib": StandardLibrary("Python's standard library", {}, (Level.byte,), licence="PSF"),
-    "text": Folder("your own text", _three("{}.txt"), WORDS),
+    "text": Folder("your own text", _per_split("{}.txt"), TEXT_LEVELS),
     "fairseq": Fairseq(
         "what fairseq-preprocess wrote",
         {"train": "dict.txt", "valid": "{train,valid,test}.idx", "test": "{train,valid,test}.bin"},
     ),
     "wikitext2": Corpus(
         "WikiText-2",
-        _three("wiki.{}.tokens"),
-        WORDS,
+        _per_split("wiki.{}.tokens"),
+        TEXT_LEVELS,
         Archive("wikitext-2-v1.zip", "https://huggingface.co"),
         _wikitext("wikitext-2-v1", 1),
         Published({"train": 2_088_628, "valid": 217_646, "test": 245_569}, 33_278),
@@ -193,8 +192,8 @@ CORPORA: dict[str, Corpus] = {
     ),
     "wikitext103": Corpus(
         "WikiText-103",
-        _three("wiki.{}.tokens"),
-        WORDS,
+        _per_split("wiki.{}.tokens"),
+        TEXT_LEVELS,
         Archive("wikitext-103-v1.zip", "https://huggingface.co"),
         _wikitext("wikitext-103-v1", 2),
         Published({"train": 103_227_021, "valid": 217_646, "test": 245_569}, 267_735),
@@ -202,7 +201,7 @@ CORPORA: dict[str, Corpus] = {
     ),
     "enwik8": OneFile(
         "enwik8",
-        _three("enwik8"),
+        _per_split("enwik8"),
         (Level.byte,),
         Archive(
             "enwik8.zip",
@@ -215,7 +214,7 @@ CORPORA: dict[str, Corpus] = {
     ),
     "text8": OneFile(
         "text8",
-        _three("text8"),
+        _per_split("text8"),
         (Level.char, Level.byte),
         Archive(
             "text8.zip",
@@ -240,7 +239,7 @@ CORPORA: dict[str, Corpus] = {
             1_792_209_805,
             "01ba60381110baf7f189dfd2b8374de371e8c9a340835793f190bdae9e90a34e",
         ),
-        # 768,648,884 words in 30,301,028 sentences, and 153,583 in 6,075, each between two <S>
+        # 768,648,884 words in 30,301,028 sentences, and 153,583 in 6,075; every sentence adds two <S>
         published=Published({"train": 829_250_940, "valid": 165_733, "test": 165_733}),
         licence="of its news sources",
         line_end="<S>",
@@ -248,7 +247,7 @@ CORPORA: dict[str, Corpus] = {
     ),
     "ptb": Corpus(
         "Penn Treebank (Mikolov's)",
-        _three("ptb.{}.txt"),
+        _per_split("ptb.{}.txt"),
         (Level.word, Level.char, Level.byte),
         Archive("simple-examples.tgz", "http://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz"),
         published=Published({"train": 929_589, "valid": 73_760, "test": 82_430}, 10_000),
@@ -259,6 +258,7 @@ CORPORA: dict[str, Corpus] = {
 
 
 def corpus_named(name: str) -> Corpus:
+    """The corpus of this name. UserError if there is none."""
     if name not in CORPORA:
-        raise UserError(f"data.name={name} is no corpus: it may be {', '.join(CORPORA)}")
+        raise UserError(f"data.name={name} is not a corpus: use one of {', '.join(CORPORA)}")
     return CORPORA[name]

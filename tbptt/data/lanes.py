@@ -1,4 +1,4 @@
-"""A token stream cut into lanes, lanes cut into segments.
+"""A token stream divided into lanes, and lanes into segments.
 
 Shapes: B lanes (of the global batch), L tokens of a lane, T tokens of a segment.
 """
@@ -15,8 +15,8 @@ from tbptt.errors import UserError
 class Lanes:
     """Row b of every batch reads lane b from start to end; a lane's last segment may be shorter than tgt_len.
 
-    The target of every token is the one after it in the stream, across segment and lane borders too, so that cutting
-    loses nothing but the remainder that fills no whole lane.
+    The target of every token is the next token of the stream, also across segment and lane borders: every target is
+    used, except in the remainder of the stream that does not fill a lane.
     """
 
     def __init__(self, tokens_BL: np.ndarray, targets_BL: np.ndarray, tgt_len: int):
@@ -34,7 +34,7 @@ class Lanes:
         return cls(stream[:n].reshape(batch_size, length), stream[1 : n + 1].reshape(batch_size, length), tgt_len)
 
     def part(self, lanes: slice) -> Lanes:
-        """Some of the lanes: those of one rank."""
+        """A slice of the lanes, such as those of one rank."""
         return Lanes(self.tokens_BL[lanes], self.targets_BL[lanes], self.tgt_len)
 
     @property
@@ -42,7 +42,7 @@ class Lanes:
         return self.tokens_BL.shape[0]
 
     def __len__(self) -> int:
-        """Segments in one epoch."""
+        """The number of segments in one epoch."""
         return -(-self.tokens_BL.shape[1] // self.tgt_len)
 
     def segment(self, index: int) -> tuple[Tensor, Tensor]:

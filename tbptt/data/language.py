@@ -1,6 +1,6 @@
-"""The language of a run: what a text is read with. What the vocabulary lacks is told.
+"""Encoding of text with the vocabulary and tokenizer of a run; tokens that the vocabulary lacks are reported.
 
-Every run keeps it beside its checkpoints: `vocabulary.json`, and at level bpe `tokenizer.json`.
+Every run saves them next to its checkpoints: `vocabulary.json`, and at level bpe `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tbptt.data import subwords
 from tbptt.data.config import Level
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.data.tokenize import symbol_ids
-from tbptt.data.vocabulary import UNK, Vocabulary, written_vocabulary
+from tbptt.data.vocabulary import UNK, Vocabulary, load_vocabulary
 from tbptt.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,16 @@ FILE = "vocabulary.json"
 
 @dataclass
 class Language:
+    """A vocabulary, and the settings to encode text with it."""
+
     vocabulary: Vocabulary
-    lower: bool = False  # whether words and characters are read in lower case
-    tokenizer: Any = None  # at level bpe
+    lower: bool = False  # words and characters are converted to lower case
+    tokenizer: Any = None  # at level bpe only
 
     def read(self, text: str, where: Path | str) -> np.ndarray:
-        """The tokens of a text, (n,) int64; `where` it stands is said of what the vocabulary lacks.
+        """The token ids of a text, (n,) int64; `where` names the text in messages about unknown tokens.
 
-        UserError if the vocabulary lacks something and has no entry for the unknown.
+        UserError if the vocabulary lacks a token of the text and has no entry for unknown tokens.
         """
         vocabulary = self.vocabulary
         if vocabulary.level is Level.byte:
@@ -42,45 +44,44 @@ class Language:
         if vocabulary.level is Level.bpe:
             return subwords.encode_text(self.tokenizer, text)
         before, after = vocabulary.line_marks
-        symbols, places = symbol_ids(text, vocabulary.level, after, before, self.lower)
-        numbers = vocabulary.numbers(symbols)
-        counts = np.bincount(places, minlength=len(symbols))
-        unknown = Counter({symbols[i]: int(counts[i]) for i in np.flatnonzero(numbers < 0)})
+        symbols, local_ids = symbol_ids(text, vocabulary.level, after, before, self.lower)
+        ids = vocabulary.lookup(symbols)
+        counts = np.bincount(local_ids, minlength=len(symbols))
+        unknown = Counter({symbols[i]: int(counts[i]) for i in np.flatnonzero(ids < 0)})
         if unknown:
-            self._report(unknown, where, len(places))
-            numbers[numbers < 0] = vocabulary.unknown
-        return numbers[places]
+            self._report(unknown, where, len(local_ids))
+            ids[ids < 0] = vocabulary.unknown
+        return ids[local_ids]
 
     def _report(self, unknown: Counter[str], where: Path | str, tokens: int) -> None:
-        stand_in = self.vocabulary.unknown
-        some = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(5))
-        told = f"{where}: {unknown.total():,} of {tokens:,} tokens ({len(unknown):,} types, such as {some})"
-        if stand_in is None:
-            raise UserError(
-                f"{told} are not in the run's vocabulary, which has no {UNK} to stand for them: replace them"
-            )
-        log.warning("%s are unknown to the run and read as %s", told, self.vocabulary.symbols[stand_in])
+        """Warn about unknown tokens. UserError if the vocabulary has no entry for them."""
+        unknown_id = self.vocabulary.unknown
+        examples = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(5))
+        summary = f"{where}: {unknown.total():,} of {tokens:,} tokens ({len(unknown):,} types, such as {examples})"
+        if unknown_id is None:
+            raise UserError(f"{summary} are not in the run's vocabulary, which has no {UNK} entry: replace them")
+        log.warning("%s are unknown to the run and read as %s", summary, self.vocabulary.symbols[unknown_id])
 
 
 def corpus_language(corpus: PreparedCorpus) -> Language:
-    """What a prepared corpus was read with."""
-    tokenizer = subwords.open_tokenizer(corpus.folder) if corpus.vocabulary.level is Level.bpe else None
+    """The language that a prepared corpus was encoded with."""
+    tokenizer = subwords.load_tokenizer(corpus.folder) if corpus.vocabulary.level is Level.bpe else None
     return Language(corpus.vocabulary, corpus.meta["settings"]["lower"], tokenizer)
 
 
-def keep_language(corpus: PreparedCorpus, run_dir: Path) -> None:
-    """Put what a text must be read with into the run directory."""
+def save_language(corpus: PreparedCorpus, run_dir: Path) -> None:
+    """Copy vocabulary and tokenizer of a prepared corpus to the run directory."""
     for name in (FILE, subwords.FILE):
         if (corpus.folder / name).is_file():
             shutil.copyfile(corpus.folder / name, run_dir / name)
 
 
-def kept_language(run_dir: Path, sha256: str | None, lower: bool) -> Language:
-    """The language in a run directory. UserError if it has none, or not the vocabulary of that SHA-256."""
+def load_language(run_dir: Path, sha256: str | None, lower: bool) -> Language:
+    """The language saved in a run directory. UserError if its vocabulary is missing or has another SHA-256."""
     path = run_dir / FILE
     if not path.is_file():
-        raise UserError(f"{path} is not there: without the run's vocabulary no text can be read as its model needs")
-    vocabulary = written_vocabulary(path)
+        raise UserError(f"{path} does not exist: text cannot be encoded without the vocabulary of the run")
+    vocabulary = load_vocabulary(path)
     if vocabulary.sha256 != sha256:
         raise UserError(f"{path} is not the vocabulary that the run was trained with")
-    return Language(vocabulary, lower, subwords.open_tokenizer(run_dir) if vocabulary.level is Level.bpe else None)
+    return Language(vocabulary, lower, subwords.load_tokenizer(run_dir) if vocabulary.level is Level.bpe else None)

@@ -1,4 +1,4 @@
-"""A user's own text in the language of a run: one file, read as the one split of a corpus."""
+"""A single text file of the user, encoded with the vocabulary of a run as a corpus of one split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tbptt.errors import UserError
 
 
 def open_own_text(path: Path, split: str, language: Language) -> PreparedCorpus:
-    """A text file as the split of that name."""
+    """A corpus whose only split, `split`, is the text file."""
     vocabulary, ids = language.vocabulary, read_own_text(path, language)
     counts: dict[str, Any] = {"tokens": len(ids), "source_bytes": Source(path).size()}
     if vocabulary.level is Level.bpe:
@@ -31,12 +31,12 @@ def open_own_text(path: Path, split: str, language: Language) -> PreparedCorpus:
 
 
 def read_own_text(path: Path, language: Language) -> np.ndarray:
-    """The ids of a text file, of the vocabulary's type. UserError for fewer than two."""
+    """The ids of a text file, in the dtype of the vocabulary. UserError for fewer than two tokens."""
     source, vocabulary = Source(path), language.vocabulary
-    if vocabulary.level is Level.byte:  # any file is bytes, even one that is no text
+    if vocabulary.level is Level.byte:  # any file is valid at byte level
         ids = np.frombuffer(source.read(), dtype=np.uint8)
     else:
         ids = language.read(read_text(source), path)
     if len(ids) < 2:
-        raise UserError(f"{path} has {len(ids)} tokens: it needs at least 2, one to read and one to predict")
+        raise UserError(f"{path} has {len(ids)} tokens, but needs at least 2: one input and one target")
     return ids.astype(vocabulary.dtype)

@@ -1,7 +1,7 @@
-"""Corpora -> token files: made once, memory-mapped ever after, made anew when the source changes.
+"""Preparation of corpora as token files, which are cached, memory-mapped, and rebuilt when the source changes.
 
 A prepared corpus is a folder: `train.bin valid.bin test.bin` (raw little-endian ids), `vocabulary.json`, `meta.json`.
-It appears under its name only when it is whole, may be moved to another machine, and is opened there as data.path.
+It is renamed to its final name when it is complete. It can be moved to another machine and used there as data.path.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PreparedCorpus:
     meta: dict[str, Any]
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a checkpoint to continue on this corpus."""
+        """The properties that must match those of a checkpoint to resume it on this corpus."""
         return {
             "name": self.meta["settings"]["name"],
             "level": self.meta["settings"]["level"],
@@ -51,7 +51,7 @@ class PreparedCorpus:
         }
 
     def verify(self) -> None:
-        """Read every token file through. UserError if one is not as it was written."""
+        """Check the SHA-256 of every token file. UserError if one differs."""
         for split in SPLITS:
             with open(self.folder / f"{split}.bin", "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -60,11 +60,11 @@ class PreparedCorpus:
 
 
 def open_corpus(config: DataConfig) -> PreparedCorpus:
-    """The corpus `config` names, downloaded and prepared first if need be.
+    """Open the corpus that `config` names; download and prepare it first if necessary.
 
-    UserError if its files are not to be had, not readable, or not what was published.
+    UserError if its files cannot be obtained or read, or differ from the published ones.
     """
-    prepared = _prepared_elsewhere(config) or _prepared_here(config)
+    prepared = _open_data_path(config) or _open_cached(config)
     for split, counts in prepared.meta["splits"].items():
         if counts["unknown"]:
             share = counts["unknown"] / counts["tokens"]
@@ -77,34 +77,32 @@ def open_corpus(config: DataConfig) -> PreparedCorpus:
     return prepared
 
 
-def _prepared_elsewhere(config: DataConfig) -> PreparedCorpus | None:
-    """data.path itself, if it is a folder of token files: prepared on another machine and moved here."""
+def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
+    """The prepared corpus in data.path, or None if data.path is not a folder of token files."""
     folder = Path(config.path or "").expanduser()
     if config.path is None or not (folder / "meta.json").is_file():
         return None
     try:
         prepared = _open(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"data.path={config.path} holds token files that are damaged ({error}): prepare them anew"
-        ) from error
-    theirs, ours = prepared.meta["settings"], config.settings()
-    if differing := [f"{key} is {theirs[key]}, not {ours[key]}" for key in ours if theirs[key] != ours[key]]:
+        raise UserError(f"data.path={config.path} has damaged token files ({error}): prepare them again") from error
+    found, wanted = prepared.meta["settings"], config.settings()
+    if differing := [f"{key} is {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key]]:
         raise UserError(f"data.path={config.path} was prepared with other settings: {'; '.join(differing)}")
     return prepared
 
 
-def _prepared_here(config: DataConfig) -> PreparedCorpus:
-    """The corpus from the cache, where it is put first unless its source is unchanged since."""
+def _open_cached(config: DataConfig) -> PreparedCorpus:
+    """The corpus from the cache; it is prepared first if it is missing or its source has changed."""
     corpus = corpus_named(config.name)
     folder = _folder(config)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"data.cache={config.cache} cannot be made ({error.strerror}): choose a folder of yours"
+            f"data.cache={config.cache} cannot be created ({error.strerror}): use a folder you can write to"
         ) from error
-    with FileLock(folder.parent / f"{config.name}.lock"):  # several processes of one job prepare once
+    with FileLock(folder.parent / f"{config.name}.lock"):  # one process prepares, the others wait
         with full_disk_reported(folder.parent, "data.cache"):
             found = acquire(corpus, config)
         if folder.exists():
@@ -113,20 +111,20 @@ def _prepared_here(config: DataConfig) -> PreparedCorpus:
                 if _is_current(prepared.meta["sources"], found):
                     return prepared
             except (OSError, ValueError, KeyError) as error:
-                log.warning("%s is damaged (%s): preparing it anew", folder, error)
+                log.warning("%s is damaged (%s): preparing it again", folder, error)
         with full_disk_reported(folder.parent, "data.cache"):
             _prepare(corpus, config, found, folder)
         return _open(folder)
 
 
 def _open(folder: Path) -> PreparedCorpus:
-    """Map a prepared corpus. OSError, ValueError or KeyError if it is not as it was written."""
+    """Memory-map a prepared corpus. OSError, ValueError or KeyError if it is damaged."""
     meta = json.loads((folder / "meta.json").read_text())
     if meta["format"] != FORMAT:
         raise ValueError(f"format {meta['format']} instead of {FORMAT}")
     vocabulary = Vocabulary.from_file(folder / "vocabulary.json")
     if vocabulary.sha256 != meta["vocabulary_sha256"]:
-        raise ValueError("vocabulary.json is not the one that was written")
+        raise ValueError("vocabulary.json has another SHA-256 than recorded")
     dtype = np.dtype(meta["dtype"])
     splits: dict[str, np.ndarray] = {}
     for split in SPLITS:
@@ -139,14 +137,15 @@ def _open(folder: Path) -> PreparedCorpus:
 
 
 def _folder(config: DataConfig) -> Path:
-    where = str(Path(config.path).expanduser().resolve()) if config.path else ""
-    key = json.dumps([FORMAT, where, config.url, config.settings()], sort_keys=True)
+    """The cache folder of a corpus, named after a hash of the settings it depends on."""
+    source = str(Path(config.path).expanduser().resolve()) if config.path else ""
+    key = json.dumps([FORMAT, source, config.url, config.settings()], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     return Path(config.cache).expanduser() / f"{config.name}-{config.level.name}-{digest}"
 
 
 def _is_current(recorded: dict[str, Any], found: Sources) -> bool:
-    """Whether token files come from these sources: same names, sizes and times, or else the same content."""
+    """Whether the sources are unchanged: same paths, sizes and times, or else the same content."""
     return all(
         recorded[split]["files"] == [part.stat() for part in parts]
         or recorded[split]["sha256"] == sources.sha256(parts)
@@ -155,13 +154,14 @@ def _is_current(recorded: dict[str, Any], found: Sources) -> bool:
 
 
 def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -> None:
+    """Write a prepared corpus to `folder`, resuming an interrupted preparation of the same sources."""
     log.info("Preparing data=%s (%s level) into %s", config.name, config.level.name, folder)
     building = folder.with_name(f"{folder.name}.building")
-    # The stat is taken before reading: a source that changes meanwhile is prepared again next time.
+    # Stat before reading: if a source changes meanwhile, the corpus is prepared again next time.
     stats = {split: [part.stat() for part in parts] for split, parts in found.items()}
     plan = json.dumps([FORMAT, config.settings(), stats], sort_keys=True)
     if not (building / "plan.json").exists() or (building / "plan.json").read_text() != plan:
-        shutil.rmtree(building, ignore_errors=True)  # of another source, or too young to be of use
+        shutil.rmtree(building, ignore_errors=True)  # of other sources or settings
         building.mkdir()
         (building / "plan.json").write_text(plan)
     try:
@@ -192,7 +192,7 @@ def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -
 
 
 def _check_published(corpus: Corpus, config: DataConfig, splits: dict[str, Any], vocabulary: Vocabulary) -> None:
-    """UserError if a published corpus, prepared as it was published, has other counts."""
+    """UserError if the counts of a corpus prepared with published settings differ from the published counts."""
     published = corpus.published
     as_published = config.level is corpus.levels[0] and config.lower == corpus.lower
     if published is None or not config.check_counts or not as_published:
@@ -204,6 +204,6 @@ def _check_published(corpus: Corpus, config: DataConfig, splits: dict[str, Any],
     wrong = [f"{found:,} {what} instead of {expected:,}" for what, found, expected in pairs if found != expected]
     if wrong:
         raise UserError(
-            f"this is not {corpus.title} as published: {', '.join(wrong)}; look for the right files, or use "
-            "data.check_counts=false if you mean these"
+            f"this is not {corpus.title} as published: {', '.join(wrong)}; use the published files, or "
+            "data.check_counts=false to accept these"
         )

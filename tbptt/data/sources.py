@@ -1,4 +1,4 @@
-"""Where text comes from: byte ranges of files, cut into chunks that several processes can read."""
+"""Text sources: byte ranges of files, divided into chunks that several processes can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNK = 16 << 20  # bytes; results do not depend on it
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes [start, stop) of a file; `stop` None is its end."""
+    """The bytes [start, stop) of a file; `stop` None means its end."""
 
     path: Path
     start: int = 0
@@ -30,15 +30,16 @@ class Source:
         return max(0, (end if self.stop is None else min(end, self.stop)) - self.start)
 
     def stat(self) -> list:
-        """What changes when the file does, as JSON."""
+        """Path, size, modification time and range, as JSON values: they reveal a changed file."""
         stat = self.path.stat()
         return [str(self.path), stat.st_size, stat.st_mtime_ns, self.start, self.stop]
 
 
-Sources = dict[str, list[Source]]  # by split, in the order of the stream
+Sources = dict[str, list[Source]]  # split -> sources in the order of the stream
 
 
 def sha256(sources: Iterable[Source]) -> str:
+    """SHA-256 of the concatenated sources."""
     digest = hashlib.sha256()
     for source in sources:
         for start in range(source.start, source.start + source.size(), CHUNK):
@@ -48,7 +49,7 @@ def sha256(sources: Iterable[Source]) -> str:
 
 
 def chunks(sources: Iterable[Source], level: Level, size: int = CHUNK) -> list[Source]:
-    """Cut sources where cutting changes no token: words and subwords after a newline, characters between two."""
+    """Divide sources into chunks of about `size` bytes, at line ends (word, bpe) or character borders (char)."""
     pieces = []
     for source in sources:
         start, end = source.start, source.start + source.size()
@@ -57,7 +58,7 @@ def chunks(sources: Iterable[Source], level: Level, size: int = CHUNK) -> list[S
                 stop = min(start + size, end)
                 if stop < end and level is Level.char:
                     file.seek(stop)
-                    while stop < end and file.read(1)[0] & 0xC0 == 0x80:  # inside a character of several bytes
+                    while stop < end and file.read(1)[0] & 0xC0 == 0x80:  # inside a multi-byte character
                         stop += 1
                 elif stop < end and level is not Level.byte:
                     file.seek(stop - 1)

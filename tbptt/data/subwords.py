@@ -1,4 +1,4 @@
-"""Subword vocabularies: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) by the `tokenizers` library."""
+"""Subword tokens: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) with the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ FILE = "tokenizer.json"
 
 
 def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
-    """The tokenizer of data.vocabulary, else one of data.bpe_size entries trained on the training text's chunks."""
+    """Load the tokenizer of data.vocabulary, or train one of data.bpe_size entries on the training text."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if config.vocabulary is not None:
         try:
             tokenizer = Tokenizer.from_file(str(Path(config.vocabulary).expanduser()))
         except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"data.vocabulary={config.vocabulary} is no tokenizer.json: {error}") from error
-        tokenizer.no_truncation()  # some come with the settings of a model that reads short texts
+            raise UserError(f"data.vocabulary={config.vocabulary} is not a valid tokenizer.json: {error}") from error
+        tokenizer.no_truncation()  # a tokenizer.json may have these settings
         tokenizer.no_padding()
         return tokenizer
     tokenizer = Tokenizer(models.BPE())
@@ -40,25 +40,26 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
     return tokenizer
 
 
-def vocabulary_of(tokenizer: Any) -> Vocabulary:
+def tokenizer_vocabulary(tokenizer: Any) -> Vocabulary:
+    """The vocabulary of a tokenizer, in the order of its ids."""
     ids = tokenizer.get_vocab()
     return Vocabulary(Level.bpe, sorted(ids, key=ids.__getitem__))
 
 
 def encode(tokenizer: Any, sources: list[Source]) -> Iterator[np.ndarray]:
-    """The ids of each chunk; the library spreads its lines over the cores."""
+    """The ids of each chunk; the library encodes lines in parallel."""
     for source in sources:
         yield encode_text(tokenizer, read_text(source))
 
 
 def encode_text(tokenizer: Any, text: str) -> np.ndarray:
-    """The ids of a text, each line on its own: (n,) int64."""
+    """The ids of a text, encoded line by line: (n,) int64."""
     encoded = tokenizer.encode_batch_fast(text.splitlines(keepends=True), add_special_tokens=False)
     return np.concatenate([np.zeros(0, np.int64), *(np.array(line.ids, dtype=np.int64) for line in encoded)])
 
 
-def open_tokenizer(folder: Path) -> Any:
-    """The tokenizer that a prepared corpus was made with, or a run. UserError if it is not there."""
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a prepared corpus or a run. UserError if it is missing or invalid."""
     from tokenizers import Tokenizer
 
     try:

@@ -1,4 +1,4 @@
-"""Vocabularies: the symbols of a corpus, most frequent first."""
+"""Vocabularies: the symbols of a corpus, the most frequent first."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tbptt.data.config import DataConfig, Level
 from tbptt.errors import UserError
 
 EOS, UNK = "<eos>", "<unk>"
-UNKNOWN = (UNK, "<UNK>")  # the second is that of lm1b's reference vocabulary
-LINE_ENDS = (EOS, "</s>", "<S>")  # of the original, of fairseq, and of lm1b, which has its own before every line too
+UNKNOWN = (UNK, "<UNK>")  # the second is used by lm1b's reference vocabulary
+LINE_ENDS = (EOS, "</s>", "<S>")  # of the original code, of fairseq, and of lm1b (also at line starts)
 
 
 @dataclass
 class Vocabulary:
-    """`symbols[i]` is the text of token i: a word, a character, a subword, or (level byte) its number in hex."""
+    """`symbols[i]` is the text of token id i: a word, a character, a subword, or (level byte) its value in hex."""
 
     level: Level
     symbols: list[str]
@@ -34,18 +34,18 @@ class Vocabulary:
 
     @property
     def unknown(self) -> int | None:
-        """The id that stands for what is not in the vocabulary, if there is one."""
+        """The id of the entry for unknown symbols, or None."""
         return next((self.ids[symbol] for symbol in UNKNOWN if symbol in self.ids), None)
 
     @property
     def line_marks(self) -> tuple[str, str]:
-        """What stands before and after every line, at level word; the empty string for nothing."""
+        """The symbols before and after every line at level word; an empty string for none."""
         end = next((mark for mark in LINE_ENDS if mark in self.ids), "")
         return ("<S>" if end == "<S>" else "", end)
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest unsigned integer that holds every id."""
+        """The smallest unsigned integer dtype that can represent every id."""
         return np.dtype(np.min_scalar_type(len(self) - 1)).newbyteorder("<")
 
     @property
@@ -60,8 +60,8 @@ class Vocabulary:
         read = json.loads(path.read_text(encoding="utf-8"))
         return cls(Level[read["level"]], read["symbols"])
 
-    def numbers(self, symbols: list[str]) -> np.ndarray:
-        """The id of each symbol, -1 for an unknown one: (len(symbols),) int64."""
+    def lookup(self, symbols: list[str]) -> np.ndarray:
+        """The id of each symbol, -1 if unknown: (len(symbols),) int64."""
         return np.array([self.ids.get(symbol, -1) for symbol in symbols], dtype=np.int64)
 
 
@@ -69,10 +69,10 @@ def byte_vocabulary() -> Vocabulary:
     return Vocabulary(Level.byte, [f"{byte:02x}" for byte in range(256)])
 
 
-def counted_vocabulary(counts: Counter[str], config: DataConfig, first: str) -> Vocabulary:
-    """The symbols of the training text by falling frequency (ties: first met first); `first` leads, as in the original.
+def build_vocabulary(counts: Counter[str], config: DataConfig, first: str) -> Vocabulary:
+    """The symbols of the training text by decreasing frequency, ties in order of first occurrence.
 
-    Symbols rarer than `min_count` or beyond `max_vocab` are left out; `<unk>` then stands for them.
+    `first` gets id 0, as in the original code. `<unk>` replaces symbols rarer than `min_count` or beyond `max_vocab`.
     """
     symbols = [symbol for symbol, _ in counts.most_common()]
     if config.min_count > 1 or config.max_vocab is not None:
@@ -86,28 +86,29 @@ def counted_vocabulary(counts: Counter[str], config: DataConfig, first: str) -> 
     return Vocabulary(config.level, symbols)
 
 
-def given_vocabulary(path: Path, level: Level) -> Vocabulary:
-    """The symbols of a file, one a line; what follows a word after a blank (a count, say) is left out.
+def read_vocabulary_file(path: Path, level: Level) -> Vocabulary:
+    """Read data.vocabulary: one symbol per line; anything after a word, such as a count, is ignored.
 
-    A file whose name ends in .json is the vocabulary.json of a run or of a prepared corpus.
+    A file with suffix .json must be the vocabulary.json of a run or of a prepared corpus.
     """
     if path.suffix == ".json":
-        vocabulary = written_vocabulary(path)
+        vocabulary = load_vocabulary(path)
         if vocabulary.level is not level:
             raise UserError(f"{path} is a vocabulary of level {vocabulary.level.name}, not {level.name}")
         return vocabulary
     lines = path.read_text(encoding="utf-8").split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     symbols = [line.split()[0] if level is Level.word and line.split() else line for line in lines]
-    twice = [symbol for symbol, count in Counter(symbols).items() if count > 1]
-    if twice or not symbols:
-        raise UserError(f"data.vocabulary={path} must list each entry once, one a line; twice: {twice[:3]}")
+    repeated = [symbol for symbol, count in Counter(symbols).items() if count > 1]
+    if repeated or not symbols:
+        problem = f"repeats {repeated[:3]}" if repeated else "is empty"
+        raise UserError(f"data.vocabulary={path} must list each entry once, one per line, but {problem}")
     return Vocabulary(level, symbols)
 
 
-def written_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary.json of a run or of a prepared corpus. UserError if it is none."""
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Load the vocabulary.json of a run or of a prepared corpus. UserError if it is invalid."""
     try:
         return Vocabulary.from_file(path)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no vocabulary.json of a run: it cannot be read ({error})") from error
+        raise UserError(f"{path} is not a valid vocabulary.json of a run or a prepared corpus ({error})") from error

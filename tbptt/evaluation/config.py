@@ -1,4 +1,4 @@
-"""What the `eval` group configures. Settings left at null are the model's own."""
+"""The settings of the `eval` group. For settings left at null, those of the model apply."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class BurnIn(Enum):
 class EvalConfig:
     split: Split = Split.test
     tgt_len: int | None = None  # tokens per segment
-    mem_len: int | None = None  # positions remembered per layer
-    clamp_len: int | None = None  # distances beyond this count as this; -1: no limit
-    same_length: bool | None = None  # every query sees exactly mem_len keys, itself included
-    initial_memory: InitialMemory | None = None  # empty, or zeros: mem_len vectors of zeros, which are attended to
-    batch_size: int | None = None  # lanes the split is cut into, at most. None: as many as are fastest
-    walk_len: int | None = None  # tokens run at once under same_length, which change no number. None: the fastest
-    burn_in: BurnIn = BurnIn.exact  # exact: lanes first read what their state can reach, and give the one-lane number
-    max_tokens: int | None = None  # score only the first so many tokens
-    save_losses: str | None = None  # a file for the loss of every token; a relative path is one in the run directory
-    dynamic: DynamicConfig = field(default_factory=DynamicConfig)  # besides, score with weights that follow the text
+    mem_len: int | None = None  # positions of memory per layer
+    clamp_len: int | None = None  # larger distances are clamped to this; -1: no limit
+    same_length: bool | None = None  # every query attends to exactly mem_len keys, its own included
+    initial_memory: InitialMemory | None = None  # empty, or zeros: mem_len zero vectors, which are attended to
+    batch_size: int | None = None  # maximum number of lanes. None: the fastest number
+    walk_len: int | None = None  # segment length under same_length; does not change the loss. None: the fastest
+    burn_in: BurnIn = BurnIn.exact  # exact: lanes first read all that their state depends on; equals one lane
+    max_tokens: int | None = None  # score only this many tokens, from the start
+    save_losses: str | None = None  # file for the loss of every token; relative to the run directory
+    dynamic: DynamicConfig = field(default_factory=DynamicConfig)  # additional dynamic evaluation
 
     def context(self) -> dict[str, Any]:
-        """The context settings that replace the model's own for this evaluation."""
+        """The context settings that replace those of the model in this evaluation."""
         chosen: dict[str, Any] = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
         chosen |= {"initial_memory": self.initial_memory and self.initial_memory.name}
         return {key: value for key, value in chosen.items() if value is not None}

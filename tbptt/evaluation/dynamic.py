@@ -1,11 +1,11 @@
-"""Dynamic evaluation (Krause et al. 2018, arXiv 1709.07432; 2019, arXiv 1904.08378): the weights follow the text.
+"""Dynamic evaluation (Krause et al. 2018, arXiv 1709.07432; 2019, arXiv 1904.08378): the weights adapt to the text.
 
-One lane, in order. Every segment is scored with the weights that those before it left; only then they change:
+One lane, in order. Every segment is scored before the weights are updated with its gradient:
 
     theta <- theta - lr g / (R + eps) + min(decay R / mean(R), 1) (theta_0 - theta)
 
-with g the gradient of the segment's mean loss, theta_0 the trained weights and R the root mean square of each weight's
-gradients over segments of the training text, the mean being over all weights. For SGD, R + eps and R / mean(R) are 1.
+g is the gradient of the segment's mean loss and theta_0 the trained weights. R is the root mean square of each weight's
+gradient over segments of the training text; mean(R) is over all weights. For SGD, R + eps and R / mean(R) are 1.
 
 Shapes: T tokens of a segment, one lane.
 """
@@ -28,7 +28,7 @@ from tbptt.evaluation.dynamic_config import RMSDynamicConfig, SGDDynamicConfig
 from tbptt.evaluation.score import Score, evaluating, reported_context
 from tbptt.models.protocol import RecurrentModel
 
-Rates = list[tuple[Tensor | float, Tensor | float]]  # for each parameter: of its gradient, and of the way back
+Rates = list[tuple[Tensor | float, Tensor | float]]  # for each parameter: learning rate, decay to the trained weights
 
 
 def score_dynamically(
@@ -40,48 +40,48 @@ def score_dynamically(
     precision: Precision = Precision.fp32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
-    """Score the n-1 targets of a stream of n tokens while the weights follow it; then the trained ones are back.
+    """Score the n-1 targets of a stream of n tokens while the weights adapt to it; restore the weights at the end.
 
-    `tgt_len` is the model's segment length, used unless `config` has one: here the number depends on it, under
-    same_length too. `training_stream` is what RMS takes its statistics from; SGD needs none. UserError if the loss
-    becomes infinite on the way. `progress` is told segments done and to do.
+    `tgt_len` is the model's segment length, used unless `config.tgt_len` is set: the loss depends on it, even under
+    same_length. `training_stream` is for the gradient statistics of RMS; SGD needs none. UserError if the loss becomes
+    infinite. `progress` is called with the number of segments done and the total.
     """
     assert isinstance(config.dynamic, SGDDynamicConfig)
     stream = stream[: config.max_tokens + 1] if config.max_tokens else stream
     T, started, total = config.tgt_len or tgt_len, time.perf_counter(), 0.0
     parameters = list(model.parameters())
-    trained = [parameter.detach().clone() for parameter in parameters]
+    trained_weights = [parameter.detach().clone() for parameter in parameters]
     segments = -(-(len(stream) - 1) // T)
     with evaluating(model), model.with_context(**config.context()):
         try:
             rates = _rates(model, training_stream, config.dynamic, T, precision)
-            for done, nll_1T in enumerate(_with_gradients(model, stream, T, precision), start=1):
+            for done, nll_1T in enumerate(_losses_with_gradients(model, stream, T, precision), start=1):
                 total += nll_1T.sum(dtype=torch.float64).item()
                 if not math.isfinite(total):
                     raise UserError(
-                        f"eval.dynamic.lr={config.dynamic.lr} led to an infinite loss after {done * T:,} tokens: it "
-                        "must be smaller"
+                        f"eval.dynamic.lr={config.dynamic.lr} led to an infinite loss after {done * T:,} tokens: use a "
+                        "smaller one"
                     )
-                _follow(parameters, trained, rates)
+                _update_weights(parameters, trained_weights, rates)
                 progress(done, segments)
         finally:
             with torch.no_grad():
-                for parameter, before in zip(parameters, trained):
-                    parameter.copy_(before)
+                for parameter, trained in zip(parameters, trained_weights):
+                    parameter.copy_(trained)
             model.zero_grad()
         context = {"mem_len": None, "clamp_len": None, "same_length": None} | reported_context(model)
     settings = {"tgt_len": T, **context, "batch_size": 1, "burn_in": BurnIn.exact.name}
     return Score(len(stream) - 1, total / (len(stream) - 1), time.perf_counter() - started, settings, T)
 
 
-def _with_gradients(model: RecurrentModel, stream: np.ndarray, T: int, precision: Precision) -> Iterator[Tensor]:
-    """Read a stream in one lane: each segment's losses (1, T), the gradient of their mean being in the parameters."""
+def _losses_with_gradients(model: RecurrentModel, stream: np.ndarray, T: int, precision: Precision) -> Iterator[Tensor]:
+    """Yield each segment's losses (1, T), read in one lane; the gradient of their mean is then in the parameters."""
     device = next(model.parameters()).device
     lane, state = Lanes.cut(stream, 1, T), model.initial_state(1)
     for index in range(len(lane)):
         tokens_1T, targets_1T = (x.to(device) for x in lane.segment(index))
         model.zero_grad()
-        # cuDNN's LSTM has no backward pass in evaluation mode; torch's own has.
+        # cuDNN's LSTM has no backward pass in evaluation mode; the native implementation has.
         with autocast(device, precision), torch.backends.cudnn.flags(enabled=False):
             nll_1T, state = model(tokens_1T, targets_1T, state)
         nll_1T.mean().backward()
@@ -96,7 +96,7 @@ def _rates(
         return [(config.lr, config.decay)] * len(parameters)
     assert stream is not None
     squares, segments = [torch.zeros_like(parameter) for parameter in parameters], 0
-    for _ in _with_gradients(model, stream[: config.statistics_tokens + 1], T, precision):
+    for _ in _losses_with_gradients(model, stream[: config.statistics_tokens + 1], T, precision):
         segments += 1
         for square, parameter in zip(squares, parameters):
             assert parameter.grad is not None
@@ -107,8 +107,8 @@ def _rates(
 
 
 @torch.no_grad()
-def _follow(parameters: list[torch.nn.Parameter], trained: list[Tensor], rates: Rates) -> None:
-    """One step down the gradient and one back towards the trained weights, both from where the weights are."""
-    for parameter, home, (rate, decay) in zip(parameters, trained, rates):
+def _update_weights(parameters: list[torch.nn.Parameter], trained_weights: list[Tensor], rates: Rates) -> None:
+    """Add the gradient step and the decay towards the trained weights, both computed from the current weights."""
+    for parameter, trained, (rate, decay) in zip(parameters, trained_weights, rates):
         assert parameter.grad is not None
-        parameter.add_(decay * (home - parameter) - rate * parameter.grad)
+        parameter.add_(decay * (trained - parameter) - rate * parameter.grad)

@@ -1,4 +1,4 @@
-"""What the group `eval/dynamic` configures: whether and how the weights follow the text that is being scored."""
+"""The settings of the group `eval/dynamic`: whether and how the weights adapt to the text that is being scored."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tbptt.errors import UserError
 
 @dataclass
 class DynamicConfig:
-    """The weights stay as they were trained."""
+    """No dynamic evaluation: the weights stay as trained."""
 
     name: str = "none"
 
     @property
-    def follows(self) -> bool:
-        """Whether there is a dynamic evaluation at all."""
+    def enabled(self) -> bool:
+        """Whether there is a dynamic evaluation."""
         return self.name != DynamicConfig.name
 
     def check(self) -> None:
@@ -26,8 +26,8 @@ class DynamicConfig:
 @dataclass
 class SGDDynamicConfig(DynamicConfig):
     name: str = "sgd"
-    lr: float = 0.05  # of the step down each segment's gradient, that of its mean loss
-    decay: float = 0.003  # the share of the way back to the trained weights after each segment
+    lr: float = 0.05  # of the step after each segment, on the gradient of its mean loss
+    decay: float = 0.003  # fraction of the distance to the trained weights that each step goes back
 
     def check(self) -> None:
         if not 0 < self.lr < math.inf:
@@ -38,12 +38,12 @@ class SGDDynamicConfig(DynamicConfig):
 
 @dataclass
 class RMSDynamicConfig(SGDDynamicConfig):
-    """Each weight's step is divided by the root mean square of its gradients on training text, its decay multiplied."""
+    """Steps divided, and decay multiplied, by the root mean square of each weight's gradients on training text."""
 
     name: str = "rms"
     lr: float = 5e-4
     eps: float = 1e-3  # added to the root mean squares
-    statistics_tokens: int = 50_000  # of the training text, from its start
+    statistics_tokens: int = 50_000  # tokens of training text, from its start
 
     def check(self) -> None:
         super().check()

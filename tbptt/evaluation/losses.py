@@ -1,4 +1,4 @@
-"""The loss of every target, for significance tests and analyses: raw float32 in the order of the text, and a json."""
+"""Writes the loss of every target, for significance tests and analyses: raw float32 in text order, and a JSON file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 
-def save_losses(losses_N: np.ndarray, path: Path, about: dict[str, Any]) -> None:
-    """Write (N,) losses in nats to `path`, little-endian, and `about` with their number and type to path.json.
+def save_losses(losses_N: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
+    """Write the losses (N,) in nats to `path`, little-endian, and `metadata` with their count and dtype to `path`.json.
 
-    Read them with np.fromfile(path, "<f4"); the first is that of the second token, given the first.
+    Read them with np.fromfile(path, "<f4"). The first is the loss of the second token, given the first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     losses_N.astype("<f4").tofile(path)
-    described = {"losses": path.name, "dtype": "<f4", "unit": "nats", "count": len(losses_N)} | about
+    described = {"losses": path.name, "dtype": "<f4", "unit": "nats", "count": len(losses_N)} | metadata
     path.with_name(f"{path.name}.json").write_text(json.dumps(described, indent=1) + "\n")

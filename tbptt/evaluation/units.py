@@ -1,8 +1,8 @@
-"""What a loss per token means to people: perplexities and bits, of tokens and of the original text.
+"""Converts a loss per token to perplexity and bits, per token and per word or byte of the original text.
 
-A subword model's losses are spread over the units of the text, as the WikiText papers count them: words between white
-space and one end of line for each line. The first of n units, like the first token, is given and not predicted, so that
-a vocabulary in which every word (byte) is one token has its own perplexity (bits).
+The total loss of a subword model is divided by the words of the text, counted as in the WikiText papers: words between
+white space, and one end of line for each line. The first of n words (or bytes), like the first token, is not predicted
+and not counted, so that a vocabulary with one token per word (byte) gives the same perplexity (bits) in both units.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from tbptt.data.config import Level
 
 
 def loss_units(loss: float, level: Level) -> dict[str, float]:
-    """The loss in nats, the perplexity, and for characters or bytes the bits of each."""
+    """The loss in nats, the perplexity, and for characters or bytes the bits per character (byte)."""
     bits = {"bpc": loss / math.log(2)} if level in (Level.char, Level.byte) else {}
     return {"loss": loss, "ppl": _exp(loss)} | bits
 
 
-def original_units(loss: float, tokens: int, level: Level, counts: Mapping[str, Any]) -> dict[str, float]:
-    """Of subwords, if a whole split was scored: the perplexity per word and the bits per byte of its text.
+def original_units(loss: float, tokens: int, level: Level, split_counts: Mapping[str, Any]) -> dict[str, float]:
+    """For subwords: the perplexity per word and the bits per byte of the text. Empty unless a whole split was scored.
 
-    `loss` is the mean over `tokens` targets; `counts` are the split's in the corpus's meta.json.
+    `loss` is the mean over `tokens` targets; `split_counts` are the counts of the split in the corpus's meta.json.
     """
-    if level is not Level.bpe or tokens != counts["tokens"] - 1:
+    if level is not Level.bpe or tokens != split_counts["tokens"] - 1:
         return {}
     total = loss * tokens
-    words, size = max(1, counts["words"] - 1), max(1, counts["source_bytes"] - 1)
+    words, size = max(1, split_counts["words"] - 1), max(1, split_counts["source_bytes"] - 1)
     return {"word_ppl": _exp(total / words), "bits_per_byte": total / math.log(2) / size}
 
 

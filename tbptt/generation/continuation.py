@@ -1,7 +1,7 @@
-"""Continuing a prompt: it is read once, in segments; then every token is one step of the carried state.
+"""Continues a prompt: reads it once, in segments, then generates one token per step from the carried state.
 
-The past is never computed again, and the state is all that is kept of it: memory does not grow with the text. Models
-are used as they stand, in their mode and context settings.
+The state is all that is kept of earlier tokens, so memory use does not grow with the text. The model's mode and context
+settings are not changed.
 
 Shapes: P tokens of the prompt, B lanes (samples or beams), V words of the vocabulary, L tokens generated.
 """
@@ -22,8 +22,8 @@ from tbptt.models.protocol import RecurrentModel, State, gather_lanes
 
 
 @torch.no_grad()
-def read(model: RecurrentModel, tokens_P: Tensor, tgt_len: int, precision: Precision) -> State:
-    """The state of one lane that has read these tokens in segments of `tgt_len`; empty for no tokens."""
+def prefill(model: RecurrentModel, tokens_P: Tensor, tgt_len: int, precision: Precision) -> State:
+    """The state of one lane after reading `tokens_P` in segments of `tgt_len`; for no tokens, the initial state."""
     state = model.for_inference(model.initial_state(1))
     for segment_T in tokens_P.split(tgt_len) if len(tokens_P) else ():
         with autocast(tokens_P.device, precision):
@@ -32,7 +32,7 @@ def read(model: RecurrentModel, tokens_P: Tensor, tgt_len: int, precision: Preci
 
 
 def step(model: RecurrentModel, tokens_B: Tensor, state: State, precision: Precision) -> tuple[Tensor, State]:
-    """Read one token in every lane: log-probabilities (B, V) float64 of the next one, and the new state."""
+    """Read one token in every lane. Returns log-probabilities (B, V) float64 of the next token, and the new state."""
     with autocast(tokens_B.device, precision):
         log_probs_B1V, state = model.log_probs(tokens_B[:, None], state)
     return log_probs_B1V.squeeze(1).double(), state
@@ -49,16 +49,16 @@ def sample(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the next token of every sample, (B,) int64, and its log-probability under the model, (B,) in nats.
 
-    `prompt_P` holds at least one token. What a sample draws follows from the seed and its own number alone, however
-    many there are beside it.
+    `prompt_P` holds at least one token. The random numbers of a sample depend only on the seed and the sample's index,
+    not on the number of samples.
     """
-    state = read(model, prompt_P[:-1], tgt_len, precision)
+    state = prefill(model, prompt_P[:-1], tgt_len, precision)
     state = gather_lanes(state, prompt_P.new_zeros(config.samples))
     tokens_B = prompt_P[-1:].expand(config.samples)
-    chances = [np.random.default_rng([seed, number]) for number in range(config.samples)]
+    generators = [np.random.default_rng([seed, number]) for number in range(config.samples)]
     for _ in count() if config.length is None else range(config.length):
         log_probs_BV, state = step(model, tokens_B, state, precision)
-        uniform_B = torch.tensor([chance.random() for chance in chances], dtype=torch.float64)
+        uniform_B = torch.tensor([generator.random() for generator in generators], dtype=torch.float64)
         tokens_B = draw(*candidates(log_probs_BV, config), uniform_B)
         yield tokens_B, log_probs_BV.gather(1, tokens_B[:, None]).squeeze(1)
 
@@ -72,12 +72,12 @@ def beam_search(
     precision: Precision = Precision.fp32,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
-    """The best continuations found, (B, L) int64, and their log-probabilities (B,) in nats, the likeliest first.
+    """The best continuations found, (B, L) int64, and their log-probabilities (B,) in nats, most likely first.
 
-    `progress` is told of every token.
+    `progress` is called after every token.
     """
     assert config.length is not None
-    state = read(model, prompt_P[:-1], tgt_len, precision)
+    state = prefill(model, prompt_P[:-1], tgt_len, precision)
     tokens_B, found_BL = prompt_P[-1:], prompt_P.new_empty(1, 0)
     total_B = torch.zeros(1, dtype=torch.float64, device=prompt_P.device)
     for _ in range(config.length):

@@ -1,6 +1,6 @@
-"""From a table of log-probabilities to one token.
+"""Samples a token from log-probabilities.
 
-Shapes: B lanes, V words of the vocabulary, K candidates, the likeliest first.
+Shapes: B lanes, V words of the vocabulary, K candidates, most likely first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tbptt.generation.config import SampleConfig
 
 
 def candidates(log_probs_BV: Tensor, config: SampleConfig) -> tuple[Tensor, Tensor]:
-    """The tokens (B, K) int64 that may be drawn, likeliest first, and their probabilities (B, K), 0 if cut off."""
+    """The tokens (B, K) int64 that can be drawn, most likely first, and their probabilities (B, K); 0 outside top_p."""
     greedy = config.temperature == 0
     k = 1 if greedy else min(config.top_k or log_probs_BV.shape[1], log_probs_BV.shape[1])
     log_probs_BK, tokens_BK = log_probs_BV.double().topk(k)
@@ -23,8 +23,8 @@ def candidates(log_probs_BV: Tensor, config: SampleConfig) -> tuple[Tensor, Tens
 
 
 def draw(tokens_BK: Tensor, probs_BK: Tensor, uniform_B: Tensor) -> Tensor:
-    """One token of each row (B,), by its cumulative distribution at `uniform_B`, numbers of [0, 1)."""
+    """Draw one token of each row, (B,), by inverting its cumulative distribution at `uniform_B`, in [0, 1)."""
     cumulative_BK = probs_BK.cumsum(-1)
-    # Of (0, 1], so that the first entry to reach it has a probability of its own.
+    # In (0, total], so that the first entry that reaches it has a nonzero probability.
     level_B1 = (1 - uniform_B.to(probs_BK))[:, None] * cumulative_BK[:, -1:]
     return tokens_BK.gather(1, torch.searchsorted(cumulative_BK, level_B1)).squeeze(1)

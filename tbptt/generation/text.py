@@ -1,4 +1,4 @@
-"""Text to tokens and back, in the language of a run: the prompt at once, what follows token by token."""
+"""Encodes a prompt as tokens, and decodes the generated tokens one by one, with the vocabulary of a run."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from tbptt.errors import UserError
 
 
 def encode(text: str, language: Language) -> np.ndarray:
-    """The tokens of a prompt, (n,) int64, n > 0, read as a corpus is; of no text, those of a line break.
+    """The tokens of a prompt, (n,) int64, n > 0, tokenized like the corpus; an empty prompt is read as a line break.
 
-    UserError for what the vocabulary lacks, where it has no entry for the unknown, and for a text without a token.
+    UserError if the text has no token, or has unknown symbols and the vocabulary has no entry for them.
     """
     level, (_, line_end) = language.vocabulary.level, language.vocabulary.line_marks
     tokens = language.read(text or "\n", "the prompt")
     if level is Level.word and line_end and text and not text.endswith("\n"):
-        tokens = tokens[:-1]  # its last line goes on
+        tokens = tokens[:-1]  # its last line is not finished
     if not len(tokens):
-        raise UserError(f"the prompt {text!r} holds no {level.name} to go on from: give another prompt=")
+        raise UserError(f"the prompt {text!r} holds no {level.name}: give another prompt=")
     return tokens
 
 
 class Decoder(Protocol):
-    """Turns tokens into text as they come."""
+    """Decodes tokens incrementally."""
 
     def add(self, token: int) -> str:
-        """The text that is certain with this token; none in the middle of a character."""
+        """The text that this token completes; empty within a multi-token character."""
 
     def end(self) -> str:
-        """What was held back."""
+        """The text of incomplete characters at the end."""
 
 
 def decoder(language: Language, prompt: str, prompt_tokens: np.ndarray) -> Decoder:
-    """A decoder of what follows a prompt."""
+    """A decoder for the continuation of a prompt."""
     vocabulary = language.vocabulary
     if vocabulary.level is Level.bpe:
         return SubwordDecoder(language.tokenizer, prompt_tokens.tolist()[-8:])
@@ -48,7 +48,7 @@ def decoder(language: Language, prompt: str, prompt_tokens: np.ndarray) -> Decod
 
 
 class ByteDecoder:
-    """UTF-8; bytes that are none become U+FFFD."""
+    """UTF-8; invalid bytes become U+FFFD."""
 
     def __init__(self) -> None:
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -72,7 +72,7 @@ class CharacterDecoder:
 
 
 class WordDecoder(CharacterDecoder):
-    """Words between blanks; what marks the end of a line becomes one, what marks its start nothing."""
+    """Words separated by spaces. The line-end symbol becomes a line break, the line-start symbol nothing."""
 
     def __init__(self, vocabulary: Vocabulary, prompt: str):
         super().__init__(vocabulary)
@@ -80,35 +80,35 @@ class WordDecoder(CharacterDecoder):
         self.at_start = not prompt or prompt[-1].isspace()
 
     def add(self, token: int) -> str:
-        word, blank = self.symbols[token], "" if self.at_start else " "
+        word, separator = self.symbols[token], "" if self.at_start else " "
         if self.at_start and word == self.line_start:
             return ""
         self.at_start = word == self.line_end
-        return "\n" if self.at_start else blank + word
+        return "\n" if self.at_start else separator + word
 
 
 class SubwordDecoder:
-    """Decodes the newest tokens together with those before them, which say where blanks belong."""
+    """Decodes new tokens together with those before them, on which the spaces between tokens depend."""
 
-    def __init__(self, tokenizer: Any, before: list[int]):
-        self.tokenizer, self.before = tokenizer, before
+    def __init__(self, tokenizer: Any, context: list[int]):
+        self.tokenizer, self.context = tokenizer, context
         self.new: list[int] = []
 
     def add(self, token: int) -> str:
         self.new.append(token)
         text = self._text()
-        return "" if text.endswith("\ufffd") else self._settle(text)
+        return "" if text.endswith("\ufffd") else self._commit(text)
 
     def end(self) -> str:
-        return self._settle(self._text())
+        return self._commit(self._text())
 
     def _text(self) -> str:
-        known, all_of_it = (self._decode(tokens) for tokens in (self.before, self.before + self.new))
-        return all_of_it[len(known) :]
+        context, whole = (self._decode(tokens) for tokens in (self.context, self.context + self.new))
+        return whole[len(context) :]
 
-    def _settle(self, text: str) -> str:
+    def _commit(self, text: str) -> str:
         if self.new:
-            self.before, self.new = self.new, []
+            self.context, self.new = self.new, []
         return text
 
     def _decode(self, tokens: list[int]) -> str:

@@ -1,3 +1,3 @@
-"""Models of other systems in the framework's own terms."""
+"""Conversion of models from and to other systems."""
 
 from tbptt.interop import original as original

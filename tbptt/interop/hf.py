@@ -1,7 +1,7 @@
-"""Hugging Face's TransfoXLLMHeadModel: the original's parameters under a prefix, the clusters' columns in reverse.
+"""Hugging Face's TransfoXLLMHeadModel: the original's parameters under a prefix, with the clusters in reverse order.
 
-Tail cluster i is head column cutoffs[0]+i-1 there and column -i in the original, so the rows of cluster_weight and
-cluster_bias change places. Of tied weights, safetensors files hold one.
+Tail cluster i is column cutoffs[0]+i-1 of the head there, and column -i in the original, so the rows of cluster_weight
+and cluster_bias are reversed. Safetensors files hold only one of several tied weights.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.interop import original
-from tbptt.interop.foreign import Foreign, listed_cutoffs, read_json, read_vocabulary, tensors
+from tbptt.interop.foreign import ForeignModel, as_state_dict, cutoffs_of, read_json, read_vocabulary
 from tbptt.interop.pickles import load_torch
 from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
 
 PREFIX = "transformer."
 CLUSTERS = ("crit.cluster_weight", "crit.cluster_bias")
-VOCABULARIES = ("vocab.txt", "vocab.pkl", "vocab.bin", "vocabulary.json")  # the last by an export of ours
-SAME = ("n_layer", "d_model", "n_head", "d_head", "d_inner", "d_embed", "div_val", "cutoffs", "dropout", "dropatt",
-        "pre_lnorm", "untie_r", "mem_len", "clamp_len", "same_length")  # fmt: skip
-# Of a config.json that leaves them out, as configuration_transfo_xl.py has them.
+VOCABULARIES = ("vocab.txt", "vocab.pkl", "vocab.bin", "vocabulary.json")  # the last is written by task=export
+SHARED_SETTINGS = ("n_layer", "d_model", "n_head", "d_head", "d_inner", "d_embed", "div_val", "cutoffs", "dropout",
+                   "dropatt", "pre_lnorm", "untie_r", "mem_len", "clamp_len", "same_length")  # fmt: skip
+# For keys that config.json omits: the defaults of configuration_transfo_xl.py.
 DEFAULTS: dict[str, Any] = {
     "n_layer": 18, "d_model": 1024, "n_head": 16, "d_head": 64, "d_inner": 4096, "d_embed": 1024, "div_val": 4,
     "cutoffs": [20000, 40000, 200000], "dropout": 0.1, "dropatt": 0.0, "pre_lnorm": False, "untie_r": True,
@@ -40,29 +40,31 @@ def into_original(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): value.flip(0) if name in CLUSTERS else value for name, value in values.items()}
 
 
-def read(path: Path) -> Foreign:
-    """A directory that save_pretrained wrote. UserError if a file of it is missing, damaged or of another model."""
+def read(path: Path) -> ForeignModel:
+    """Read a directory that save_pretrained wrote. UserError if a file is missing, damaged or of another model."""
     if not path.is_dir() or not (path / "config.json").is_file():
         raise UserError(f"import.path={path} must be a directory with config.json and model.safetensors")
     config = read_json(path / "config.json", "import.path")
     if config.get("model_type", "transfo-xl") != "transfo-xl":
-        raise UserError(f"{path}/config.json is of a {config['model_type']} model: it must be a transfo-xl")
+        raise UserError(f"{path}/config.json has model_type={config['model_type']}, which must be transfo-xl")
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise UserError(f"{path}/config.json has {key}={config[key]}, which must be {value}")
     found = next((path / name for name in VOCABULARIES if (path / name).is_file()), None)
     words = read_vocabulary(found) if found else None
-    notes = ["HF starts from a memory of zeros that are attended to: eval.initial_memory=zeros gives its own numbers"]
+    notes = [
+        "HF starts from a memory of zero vectors that are attended to: eval.initial_memory=zeros gives the same losses"
+    ]
     if "tgt_len" not in config:
-        notes.append("config.json names no segment length: model.tgt_len is 128, eval.tgt_len another")
-    return Foreign(_arguments(config), _weights(path), into_original, words, notes=notes)
+        notes.append("config.json has no segment length: model.tgt_len is 128; set eval.tgt_len for another")
+    return ForeignModel(_arguments(config), _weights(path), into_original, words, notes=notes)
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     config = DEFAULTS | config
-    n_tails = len(listed_cutoffs(config))
+    n_tails = len(cutoffs_of(config))
     tied = [False, *[bool(config.get("proj_share_all_but_first", True))] * n_tails]
-    arguments = {key: config[key] for key in SAME} | {"n_token": config["vocab_size"]}
+    arguments = {key: config[key] for key in SHARED_SETTINGS} | {"n_token": config["vocab_size"]}
     arguments |= {"tie_projs": config.get("tie_projs", tied), "tie_weight": config.get("tie_word_embeddings", True)}
     return arguments | ({"tgt_len": config["tgt_len"]} if "tgt_len" in config else {})
 
@@ -71,7 +73,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
     if (path / "model.safetensors").is_file():
         return read_safetensors(path / "model.safetensors")
     if (path / "pytorch_model.bin").is_file():
-        return tensors(load_torch(path / "pytorch_model.bin"), path / "pytorch_model.bin", "in it")
+        return as_state_dict(load_torch(path / "pytorch_model.bin"), path / "pytorch_model.bin", "in it")
     raise UserError(f"import.path={path} has neither model.safetensors nor pytorch_model.bin")
 
 
@@ -79,25 +81,27 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}): it is damaged or no safetensors file") from error
+        raise UserError(f"{path} cannot be read ({error}): it is damaged or not a safetensors file") from error
 
 
 def write(model: TransformerXL, config: TransformerXLConfig, vocabulary: Vocabulary | None, folder: Path) -> None:
-    """The directory that `from_pretrained` of transformers 4 reads, without the tied keys.
+    """Write a directory that `from_pretrained` of transformers 4 reads, without the tied weights.
 
-    UserError for a model that this architecture of theirs is not.
+    UserError if TransfoXLLMHeadModel cannot represent the model.
     """
     n_tails = len(config.cutoffs)
     tie_projs = [i > 0 for i in range(n_tails + 1)] if config.tie_projs is None else list(config.tie_projs)
     if len(model.embedding.projections) and (tie_projs[0] or len(set(tie_projs[1:])) > 1):
-        raise UserError(f"export.format=hf has no place for model.tie_projs={tie_projs}: all but the first, or none")
+        raise UserError(
+            f"export.format=hf cannot represent model.tie_projs={tie_projs}: all but the first must be tied, or none"
+        )
     tied = original.tied_names(model)
     weights = {
         name if name.startswith("crit.") else PREFIX + name: value.flip(0) if name in CLUSTERS else value
         for name, value in original.state_dict(model).items()
         if name not in tied
     }
-    settings = {key: getattr(config, key) for key in SAME}
+    settings = {key: getattr(config, key) for key in SHARED_SETTINGS}
     settings |= {"d_embed": config.d_embed or config.d_model, "cutoffs": list(config.cutoffs)}
     settings |= {"vocab_size": model.embedding.bounds[-1][1], "tie_projs": tie_projs, "tgt_len": config.tgt_len}
     settings |= {"proj_share_all_but_first": any(tie_projs), "tie_word_embeddings": config.tie_weight}

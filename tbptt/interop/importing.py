@@ -1,4 +1,4 @@
-"""Another system's checkpoint, read and checked, as a model of the framework's with what came along."""
+"""Reads another system's checkpoint and converts it to our model, vocabulary and optimizer state."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.interop import fairseq, hf, nvidia, original, original_files
 from tbptt.interop.config import ImportConfig, ImportFormat
-from tbptt.interop.foreign import Foreign, read_vocabulary
+from tbptt.interop.foreign import ForeignModel, read_vocabulary
 from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
 
 
 @dataclass
 class Imported:
-    """A model of the framework's, and what came with it."""
+    """A converted model, and what else the checkpoint held."""
 
     model: TransformerXL
     config: TransformerXLConfig
     vocabulary: Vocabulary | None
     step: int
-    adam: dict[str, Any] | None  # `state` as in the state dict of an Adam over the model's parameters
+    adam: dict[str, Any] | None  # {"state": ...} as in the state dict of an Adam over the model's parameters
     notes: list[str]
 
 
 def read(config: ImportConfig) -> Imported:
-    """Read and check all of it. UserError, in one sentence, for what is wrong, damaged, missing or does not fit."""
+    """Read and convert a checkpoint. UserError if anything is damaged, missing or inconsistent."""
     assert config.path is not None
     path = Path(config.path).expanduser()
     vocabulary = None if config.vocabulary is None else Path(config.vocabulary).expanduser()
@@ -46,66 +46,68 @@ def read(config: ImportConfig) -> Imported:
         foreign = nvidia.read(path)
     if vocabulary is not None and config.format is not ImportFormat.fairseq:
         foreign.vocabulary = read_vocabulary(vocabulary)
-    return _built(foreign)
+    return _convert(foreign)
 
 
-def _built(foreign: Foreign) -> Imported:
-    words, n_token = foreign.vocabulary, foreign.arguments["n_token"]
+def _convert(foreign: ForeignModel) -> Imported:
+    vocabulary, n_token = foreign.vocabulary, foreign.arguments["n_token"]
     if type(n_token) is not int or n_token < 1:
-        raise UserError(f"n_token={n_token}, the entries of the model's vocabulary, must be a whole number")
-    if words is not None and len(words) != n_token:
+        raise UserError(f"n_token={n_token}, the size of the model's vocabulary, must be a positive whole number")
+    if vocabulary is not None and len(vocabulary) != n_token:
         raise UserError(
-            f"the vocabulary has {len(words):,} words and the model {n_token:,} entries: it is another model's; give "
-            "import.vocabulary=FILE, the one it was trained with"
+            f"the vocabulary has {len(vocabulary):,} words but the model {n_token:,} entries: give the vocabulary that "
+            "the model was trained with as import.vocabulary=FILE"
         )
-    if broken := [name for name, value in foreign.weights.items() if not value.isfinite().all()]:
-        raise UserError(f"the weights are damaged: {', '.join(broken[:3])} hold numbers that are not finite")
+    if nonfinite := [name for name, value in foreign.weights.items() if not value.isfinite().all()]:
+        raise UserError(f"the weights are damaged: {', '.join(nonfinite[:3])} hold numbers that are not finite")
     config = original.model_config(foreign.arguments)
     model = config.build(n_token)
     original.load(model, foreign.into_original(foreign.weights))
     notes = list(foreign.notes)
     if any(value.dtype is torch.float16 for value in foreign.weights.values()):
-        notes.append("its weights are in half precision, and stay as coarse as they are")
+        notes.append("its weights were stored in float16: the lost precision cannot be restored")
     adam = None
     if foreign.adam is not None:
-        adam = _adam(model, foreign)
+        adam = _convert_adam(model, foreign)
         if adam is None:
-            notes.append("the state of its optimizer does not fit its weights and is left behind")
-    step = foreign.step or (int(adam["state"][0]["step"]) if adam else 0)  # the original's only record of it
-    return Imported(model, config, words, step, adam, notes)
+            notes.append("its optimizer state does not match its weights and is not imported")
+    step = foreign.step or (int(adam["state"][0]["step"]) if adam else 0)  # the original stores it only there
+    return Imported(model, config, vocabulary, step, adam, notes)
 
 
-def _adam(model: TransformerXL, foreign: Foreign) -> dict[str, Any] | None:
-    """The source's Adam state, kept by the number of the parameter there, by that of ours. None if it does not fit.
+def _convert_adam(model: TransformerXL, foreign: ForeignModel) -> dict[str, Any] | None:
+    """Convert an Adam state from the source's parameter indices to ours. None if it does not match the weights.
 
-    A module's parameters come in the order of its state dict, tied ones at their first name; fairseq's half precision
-    keeps all of them in one flat vector.
+    Parameters are indexed in state-dict order, tied ones at their first name. fairseq's fp16 optimizer keeps all of
+    them in one flat vector.
     """
     originals = foreign.into_original(foreign.weights)
-    again = original.tied_names(model) | original.BUFFERS
+    duplicates = original.tied_names(model) | original.BUFFERS
     shapes = {
-        name: value.shape for (name, value), there in zip(foreign.weights.items(), originals) if there not in again
+        name: value.shape
+        for (name, value), original_name in zip(foreign.weights.items(), originals)
+        if original_name not in duplicates
     }
     try:
         assert foreign.adam is not None
-        numbers = [number for group in foreign.adam["param_groups"] for number in group["params"]]
-        states = [foreign.adam["state"][number] for number in numbers]
+        indices = [index for group in foreign.adam["param_groups"] for index in group["params"]]
+        states = [foreign.adam["state"][index] for index in indices]
         moments = {
-            key: original.arranged(model, foreign.into_original(_by_name([state[key] for state in states], shapes)))
+            key: original.convert_parameters(model, foreign.into_original(_by_name([s[key] for s in states], shapes)))
             for key in ("exp_avg", "exp_avg_sq")
         }
         step = float(states[0]["step"])
     except (KeyError, TypeError, AttributeError, RuntimeError, IndexError, ValueError, UserError):
         return None
-    kept = {}
-    for number, (name, _) in enumerate(model.named_parameters()):
-        kept[number] = {key: moments[key][name].float().contiguous() for key in moments}
-        kept[number]["step"] = torch.tensor(step)
-    return {"state": kept}
+    converted = {}
+    for index, (name, _) in enumerate(model.named_parameters()):
+        converted[index] = {key: moments[key][name].float().contiguous() for key in moments}
+        converted[index]["step"] = torch.tensor(step)
+    return {"state": converted}
 
 
 def _by_name(values: list[Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """One tensor for each parameter, or all of them in one vector. ValueError if they are not that many numbers."""
+    """Name and reshape one tensor per parameter, or one flat vector of all. ValueError if the sizes do not match."""
     if len(values) == 1 and values[0].dim() == 1:
         values = list(values[0].split([shape.numel() for shape in shapes.values()]))
     if len(values) != len(shapes):

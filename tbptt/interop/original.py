@@ -1,7 +1,7 @@
-"""Weights of the original Transformer-XL code (kimiyoung/transformer-xl, PyTorch) under its own names.
+"""Converts weights of the original Transformer-XL code (kimiyoung/transformer-xl, PyTorch), with its parameter names.
 
-The same parameters, arranged differently: the original keeps one `qkv_net` where queries and keys/values are separate
-here, and with div_val = 1 one embedding table and one bias for all clusters where every cluster has its own here.
+The parameters are the same but split differently: the original has one `qkv_net` where queries and keys/values are
+separate here, and with div_val = 1 one embedding table and one bias where every cluster has its own here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from tbptt.errors import UserError
 from tbptt.models.transformer_xl import Layer, TransformerXL, TransformerXLConfig
 
-# The arguments of the original's constructor that are settings of the model here, and those that must have one value.
+# The original's constructor arguments that are model settings here, and those for which only some values are supported.
 OPTIONS = {field.name for field in fields(TransformerXLConfig)} - {"name", "initial_memory", "attention"}
 FIXED = {
     "ext_len": (0, None),
@@ -27,14 +27,14 @@ FIXED = {
     "adapt_inp": (True, False),
     "dtype": (None,),
 }
-BUFFERS = {"pos_emb.inv_freq"}  # what its state dicts hold besides parameters
+BUFFERS = {"pos_emb.inv_freq"}  # entries of its state dicts that are not parameters
 
 
 def build(weights: Mapping[str, Any], config: Mapping[str, Any]) -> TransformerXL:
     """A Transformer-XL with the original's weights.
 
     `weights` maps the original's parameter names to arrays, `config` its constructor arguments to values. UserError if
-    a parameter is missing, left over, or of another shape.
+    a parameter is missing, unexpected, or of another shape.
     """
     model = model_config(config).build(config["n_token"])
     load(model, {name: torch.as_tensor(value) for name, value in weights.items()})
@@ -42,7 +42,7 @@ def build(weights: Mapping[str, Any], config: Mapping[str, Any]) -> TransformerX
 
 
 def model_config(arguments: Mapping[str, Any]) -> TransformerXLConfig:
-    """The configuration that the original's constructor arguments stand for. UserError for what has no place here."""
+    """The configuration for the original's constructor arguments. UserError for an unsupported argument or value."""
     for key, value in arguments.items():
         if key not in OPTIONS | FIXED.keys() | {"n_token"}:
             raise UserError(f"the original's constructor has no argument '{key}'")
@@ -53,8 +53,8 @@ def model_config(arguments: Mapping[str, Any]) -> TransformerXLConfig:
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TransformerXLConfig), options))
     except (OmegaConfBaseException, TypeError) as error:
-        key, reason = getattr(error, "full_key", None) or "one", str(error).split("\n")[0]
-        raise UserError(f"of the model's arguments, {key} is of another kind than it must be ({reason})") from error
+        key, reason = getattr(error, "full_key", None) or "(unnamed)", str(error).split("\n")[0]
+        raise UserError(f"the model's argument {key} has the wrong type ({reason})") from error
     assert isinstance(config, TransformerXLConfig)
     if config.tie_projs is not None:
         config.tie_projs = config.tie_projs[: len(config.cutoffs) + 1]
@@ -64,52 +64,53 @@ def model_config(arguments: Mapping[str, Any]) -> TransformerXLConfig:
 def arguments(config: TransformerXLConfig, n_token: int) -> dict[str, Any]:
     """The inverse of `model_config`."""
     tie_projs = [i > 0 for i in range(len(config.cutoffs) + 1)] if config.tie_projs is None else list(config.tie_projs)
-    own = {key: getattr(config, key) for key in OPTIONS} | {"cutoffs": list(config.cutoffs), "tie_projs": tie_projs}
-    return own | {"n_token": n_token, "d_embed": config.d_embed or config.d_model}
+    settings = {key: getattr(config, key) for key in OPTIONS} | {
+        "cutoffs": list(config.cutoffs),
+        "tie_projs": tie_projs,
+    }
+    return settings | {"n_token": n_token, "d_embed": config.d_embed or config.d_model}
 
 
 @torch.no_grad()
 def load(model: TransformerXL, weights: Mapping[str, Tensor]) -> None:
-    """Copy the original's weights into `model`. Of tied weights one may be left out, as some files do."""
-    for name, value in arranged(model, weights).items():
+    """Copy the original's weights into `model`. One of two tied weights may be missing, as in some files."""
+    for name, value in convert_parameters(model, weights).items():
         model.get_parameter(name).copy_(value)
 
 
-def arranged(model: TransformerXL, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Values under the original's names (its weights, or what an optimizer keeps for each) under ours.
+def convert_parameters(model: TransformerXL, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert values per parameter (weights, or optimizer states) from the original's names to ours.
 
-    UserError naming what is missing, left over, of another shape, or different where the configuration ties.
+    UserError if one is missing, unexpected or of another shape, or if two differ that the configuration ties.
     """
-    ours, unused, taken = {}, set(values) - BUFFERS, dict.fromkeys(values, 0)
+    converted, unused, used_rows = {}, set(values) - BUFFERS, dict.fromkeys(values, 0)
     for parameter_name, places in correspondence(model).items():
-        there = [(name, rows) for name, rows in places if name in values]
-        if not there:
-            raise UserError(f"the weights lack '{places[0][0]}', which the configuration calls for")
-        parts = [values[name] if rows is None else values[name][rows] for name, rows in there]
-        unused -= {name for name, _ in there}
-        for (name, _), part in zip(there, parts):
-            taken[name] += len(part)
+        present = [(name, rows) for name, rows in places if name in values]
+        if not present:
+            raise UserError(f"the weights lack '{places[0][0]}', which the configuration requires")
+        parts = [values[name] if rows is None else values[name][rows] for name, rows in present]
+        unused -= {name for name, _ in present}
+        for (name, _), part in zip(present, parts):
+            used_rows[name] += len(part)
         parameter, value = model.get_parameter(parameter_name), parts[0]
         if not all(torch.equal(part, value) for part in parts):
-            raise UserError(f"{' and '.join(name for name, _ in there)} differ, which the configuration ties")
+            raise UserError(f"{' and '.join(name for name, _ in present)} differ, but the configuration ties them")
         if value.shape != parameter.shape:
             raise UserError(
-                f"'{there[0][0]}' gives {tuple(value.shape)} for {parameter_name}, which the configuration makes "
+                f"'{present[0][0]}' gives {tuple(value.shape)} for {parameter_name}, but the configuration requires "
                 f"{tuple(parameter.shape)}"
             )
-        ours[parameter_name] = value
+        converted[parameter_name] = value
     for name in values.keys() - unused - BUFFERS:
-        if len(values[name]) != taken[name]:
-            raise UserError(
-                f"'{name}' has {len(values[name])} rows, of which the configuration calls for {taken[name]}"
-            )
+        if len(values[name]) != used_rows[name]:
+            raise UserError(f"'{name}' has {len(values[name])} rows, but the configuration requires {used_rows[name]}")
     if unused:
-        raise UserError(f"the weights hold {sorted(unused)}, which the configuration has no place for")
-    return ours
+        raise UserError(f"the weights hold {sorted(unused)}, which do not exist in this configuration")
+    return converted
 
 
 def state_dict(model: TransformerXL) -> dict[str, Tensor]:
-    """The inverse of `load`: the model's weights under all the original's names, tied ones under each; its buffer."""
+    """The inverse of `load`: the original's state dict, with tied weights under each of their names and its buffer."""
     parts: dict[str, list[tuple[int, Tensor]]] = {}
     for parameter_name, places in correspondence(model).items():
         value = model.get_parameter(parameter_name).detach()
@@ -120,12 +121,12 @@ def state_dict(model: TransformerXL) -> dict[str, Tensor]:
 
 
 def tied_names(model: TransformerXL) -> set[str]:
-    """The original's names of weights that it has under an earlier name already."""
+    """The original's names of tied weights, except the first name of each."""
     return {name for places in correspondence(model).values() for name, _ in places[1:]}
 
 
 def correspondence(model: TransformerXL) -> dict[str, list[tuple[str, slice | None]]]:
-    """For every parameter here, the original's names of it (several where it ties weights) and which rows."""
+    """For every parameter here, its names in the original (several if tied) and the rows it takes (None: all)."""
     names: dict[str, list[tuple[str, slice | None]]] = {}
     bounds, projections = model.embedding.bounds, len(model.embedding.projections)
     single_table = projections <= 1

@@ -1,8 +1,7 @@
-"""Pickled files, read without running anything of what they name.
+"""Unpickles files without running their code.
 
-A pickle may name any function to be called while it is read. Here nothing it names is ever imported: every class or
-function, whatever it is called, becomes a stand-in that only remembers what it was given. Tensors are read by torch's
-own restricted reader (weights_only).
+A pickle can call any function while it is loaded. Here, nothing that it refers to is imported: every class or function
+is replaced by a placeholder that only stores its arguments. Tensors are read by torch.load(weights_only=True).
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from tbptt.errors import UserError
 
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError)
+READ_ERRORS = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError)
 
 
-class StandIn:
-    """What is left of a pickled object: the name of its class, the arguments it was made of, its attributes."""
+class Placeholder:
+    """Replaces a pickled object: the name of its class or function (`origin`), its arguments and its attributes."""
 
     origin: ClassVar[str] = ""
 
-    def __new__(cls, *arguments: Any, **named: Any) -> StandIn:
-        made = super().__new__(cls)
-        made.arguments, made.attributes = arguments, {}
-        return made
+    def __new__(cls, *arguments: Any, **named: Any) -> Placeholder:
+        placeholder = super().__new__(cls)
+        placeholder.arguments, placeholder.attributes = arguments, {}
+        return placeholder
 
     def __init__(self, *arguments: Any, **named: Any):
         self.arguments: tuple[Any, ...]
@@ -42,64 +41,67 @@ class StandIn:
             self.attributes = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """A pickled mapping's entries are not kept: none is needed."""
+        """Entries of a pickled mapping are ignored: none is needed."""
 
     @classmethod
-    def named(cls, origin: str) -> type[StandIn]:
-        return type("StandIn", (cls,), {"origin": origin})
+    def with_origin(cls, origin: str) -> type[Placeholder]:
+        return type("Placeholder", (cls,), {"origin": origin})
 
 
-class _InertUnpickler(pickle.Unpickler):
+class _PlaceholderUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        return OrderedDict if (module, name) == ("collections", "OrderedDict") else StandIn.named(f"{module}.{name}")
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        return Placeholder.with_origin(f"{module}.{name}")
 
 
 def load_pickle(path: Path) -> Any:
-    """What a plain pickle holds. UserError if it cannot be read."""
+    """Load a pickle file. UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return _InertUnpickler(file).load()
-    except Exception as error:  # a damaged pickle can raise anything
+            return _PlaceholderUnpickler(file).load()
+    except Exception as error:  # a damaged pickle can raise any exception
         raise UserError(f"{path} cannot be read as a pickle ({_first_line(error)})") from error
 
 
 def load_torch(path: Path) -> Any:
-    """What torch.save wrote, tensors on the processor. UserError if it is damaged or no such file."""
+    """Load a torch.save file, with tensors on the CPU. UserError if it is damaged or not such a file."""
     try:
-        names, module = (_named_in_zip if zipfile.is_zipfile(path) else _named_before_zip)(path)
+        names, module = (_globals_in_zip if zipfile.is_zipfile(path) else _globals_in_legacy_file)(path)
         if module is not None:
-            return StandIn.named(module)()
-        with safe_globals([(StandIn.named(name), name) for name in names]):
+            return Placeholder.with_origin(module)()
+        with safe_globals([(Placeholder.with_origin(name), name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         raise UserError(
-            f"{path} cannot be read as a file of torch.save ({_first_line(error)}): it is damaged or of another kind"
+            f"{path} cannot be read as a torch.save file ({_first_line(error)}): it is damaged or has another format"
         ) from error
 
 
-def _named_in_zip(path: Path) -> tuple[list[str], None]:
-    """The classes and functions that the file names and that torch would not read by itself."""
+def _globals_in_zip(path: Path) -> tuple[list[str], None]:
+    """The classes and functions in the file that weights_only=True does not allow."""
     return get_unsafe_globals_in_checkpoint(str(path)), None
 
 
-def _named_before_zip(path: Path) -> tuple[list[str], str | None]:
-    """The same of a file older than torch 1.6, and the class of the module in it, with which torch would not read it.
+def _globals_in_legacy_file(path: Path) -> tuple[list[str], str | None]:
+    """All classes and functions in a file from before torch 1.6, and the class of a pickled module, if there is one.
 
-    It is a series of pickles: a magic number, a version, the machine, the object. A module's class is named behind the
-    word `module`, and its code follows.
+    torch cannot load such a file with a module under weights_only=True. The file is a series of pickles: a magic
+    number, a version, system information, the object. A module is stored as the string `module`, its class, its source.
     """
     with open(path, "rb") as file:
         operations = [operation for _ in range(4) for operation in pickletools.genops(file)]
-    told = [(code.name, str(value)) for code, value, _ in operations if code.name in ("GLOBAL", "BINUNICODE")]
-    names = [value.replace(" ", ".") for code, value in told if code == "GLOBAL"]
-    behind = (after for before, after in pairwise(told) if before == ("BINUNICODE", "module") and after[0] == "GLOBAL")
-    module = next(behind, None)
+    opcodes = [(code.name, str(value)) for code, value, _ in operations if code.name in ("GLOBAL", "BINUNICODE")]
+    names = [value.replace(" ", ".") for code, value in opcodes if code == "GLOBAL"]
+    pairs = pairwise(opcodes)
+    modules = (after for before, after in pairs if before == ("BINUNICODE", "module") and after[0] == "GLOBAL")
+    module = next(modules, None)
     return names, module and module[1].replace(" ", ".")
 
 
 def plain(value: Any) -> Any:
-    """Settings as dicts, lists and scalars, whether they were pickled as such, as a Namespace or by OmegaConf."""
-    if isinstance(value, StandIn):
+    """Convert settings, possibly a placeholder for a Namespace or OmegaConf object, to dicts, lists and scalars."""
+    if isinstance(value, Placeholder):
         attributes = value.attributes
         return plain(next((attributes[key] for key in ("_content", "_val") if key in attributes), attributes))
     if isinstance(value, dict):
@@ -110,5 +112,6 @@ def plain(value: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    told = str(error).split("WeightsUnpickler error:")[-1].strip()  # before it, torch advises to run what files name
-    return told.split("\n")[0][:120] or type(error).__name__
+    # Before this prefix, torch advises to load the file with weights_only=False.
+    message = str(error).split("WeightsUnpickler error:")[-1].strip()
+    return message.split("\n")[0][:120] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What hydra/launcher=slurm configures: the plugin's settings, and srun's arguments, which it passes on unnamed."""
+"""The settings of hydra/launcher=slurm: those of the submitit plugin, and srun_args, which its schema does not list."""
 
 from dataclasses import dataclass
 

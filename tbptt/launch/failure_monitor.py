@@ -1,8 +1,8 @@
-"""One rank's end is the end of all, within seconds, whatever the others wait for.
+"""Ends all ranks of a run within seconds after one of them fails.
 
-Every rank holds a connection to rank 0. A rank that fails says why; one that is killed cannot, but the kernel closes
-its connection. Rank 0 tells the others; the first cause is the one that counts. Who is not gone by itself after GRACE
-seconds (it may hang in a collective that will never be complete) is ended.
+Every rank has a TCP connection to rank 0. A rank that fails sends the cause; if a rank is killed, the kernel closes its
+connection. Rank 0 forwards the first cause to all ranks. A rank that is still running GRACE_SECONDS later, for example
+in a collective that cannot complete, exits.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ import torch.distributed as dist
 from tbptt.errors import UserError
 from tbptt.launch.world import World
 
-CONNECT = 60  # seconds for all to connect
-GRACE = 10  # seconds
-ECHO = 5  # seconds that a failed collective waits for the news of the rank that made it fail
-BYE = {"bye": True}
+CONNECT_TIMEOUT = 60  # seconds for all ranks to connect
+GRACE_SECONDS = 10
+CAUSE_TIMEOUT = 5  # seconds that a rank whose collective failed waits for the cause from another rank
+CLOSE_MESSAGE = {"closed": True}
+EXITED = "exited without reporting an error (killed, or out of memory)"
 
 
 class RankFailure(UserError):
-    """Another rank failed first; the message is its cause, with its traceback. One rank `speaks` for all."""
+    """Another rank failed first; the message is its error or traceback. `reports` is true on the rank that shows it."""
 
-    def __init__(self, cause: str, speaks: bool = True):
+    def __init__(self, cause: str, reports: bool = True):
         super().__init__(cause)
-        self.speaks = speaks
+        self.reports = reports
 
     def __reduce__(self) -> tuple[type, tuple[str, bool]]:
-        return RankFailure, (str(self), self.speaks)
+        return RankFailure, (str(self), self.reports)
 
 
 class FailureMonitor:
-    """`tell` is called with the cause before this rank is ended, on the rank that speaks for all."""
+    """Connects the ranks of `world`. On the reporting rank, `report` is called with the cause before a forced exit."""
 
-    def __init__(self, world: World, address: str, tell: Callable[[str], None]):
-        self.world, self.tell, self.cause = world, tell, ""
+    def __init__(self, world: World, address: str, report: Callable[[str], None]):
+        self.world, self.report, self.cause = world, report, ""
         self.failed, self.closing = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         self.connections: dict[int, socket.socket] = {}
@@ -51,13 +52,13 @@ class FailureMonitor:
         server = socket.create_server(("", 0)) if world.is_main else None
         port = world.broadcast(server.getsockname()[1] if server else 0)
         if server:
-            server.settimeout(CONNECT)
+            server.settimeout(CONNECT_TIMEOUT)
             for _ in range(world.size - 1):
                 connection, _ = server.accept()
-                self.connections[int.from_bytes(_exactly(connection, 4))] = connection
+                self.connections[int.from_bytes(_receive_exactly(connection, 4))] = connection
             server.close()
         else:
-            self.connections[0] = socket.create_connection((address, port), timeout=CONNECT)
+            self.connections[0] = socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)
             self.connections[0].sendall(world.rank.to_bytes(4))
         for rank, connection in self.connections.items():
             connection.settimeout(None)
@@ -65,23 +66,26 @@ class FailureMonitor:
             threading.Thread(target=self._listen, args=(rank, connection), daemon=True).start()
 
     @property
-    def speaks(self) -> bool:
-        """Rank 0 speaks for all; if it is the one that was killed, rank 1 does."""
-        return self.world.is_main or (self.world.rank == 1 and self.cause.startswith(f"{self.names[0]} ended"))
+    def reports(self) -> bool:
+        """Whether this rank shows the cause: rank 0, or rank 1 if rank 0 was killed."""
+        return self.world.is_main or (self.world.rank == 1 and self.cause == f"{self.names[0]} {EXITED}")
 
-    def explain(self, error: Exception) -> Exception:
-        """Tell all ranks of this rank's error, unless another came first: then that is the error to raise here."""
-        if _of_a_collective(error):
-            self.failed.wait(ECHO)
+    def root_cause(self, error: Exception) -> Exception:
+        """The error to raise on this rank: the RankFailure of a rank that failed earlier, else `error`.
+
+        In the latter case, `error` is sent to all ranks.
+        """
+        if _is_collective_error(error):
+            self.failed.wait(CAUSE_TIMEOUT)
         if not self.cause:
-            self._fail(describe(error, self.names[self.world.rank]))
+            self._set_cause(describe(error, self.names[self.world.rank]))
             return error
-        return RankFailure(self.cause, self.speaks)
+        return RankFailure(self.cause, self.reports)
 
     def close(self) -> None:
-        """The orderly end: nobody takes it for a failure."""
+        """Close in order: the other ranks do not treat the end of the connection as a failure."""
         self.closing.set()
-        self._send(BYE)
+        self._send(CLOSE_MESSAGE)
 
     def _listen(self, rank: int, connection: socket.socket) -> None:
         try:
@@ -89,54 +93,54 @@ class FailureMonitor:
                 for line in lines:
                     message = json.loads(line)
                     if "cause" in message:
-                        self._fail(message["cause"])
+                        self._set_cause(message["cause"])
                     return
         except (OSError, ValueError):
-            pass  # a connection that is reset ended like any other
+            pass  # a connection reset is handled like a closed connection
         if not self.closing.is_set():
-            self._fail(f"{self.names[rank]} ended without a word: killed, or out of memory")
+            self._set_cause(f"{self.names[rank]} {EXITED}")
 
-    def _fail(self, cause: str) -> None:
+    def _set_cause(self, cause: str) -> None:
         with self.lock:
             if self.cause:
                 return
             self.cause = cause
         self._send({"cause": cause})
         self.failed.set()
-        threading.Thread(target=self._end, daemon=True).start()
+        threading.Thread(target=self._exit_after_grace, daemon=True).start()
 
-    def _end(self) -> None:
-        time.sleep(GRACE)
-        if self.speaks:
-            self.tell(self.cause)
+    def _exit_after_grace(self) -> None:
+        time.sleep(GRACE_SECONDS)
+        if self.reports:
+            self.report(self.cause)
         os._exit(1)
 
     def _send(self, message: dict[str, Any]) -> None:
         for connection in self.connections.values():
-            with suppress(OSError):  # it may be gone already
+            with suppress(OSError):  # the other rank may have exited already
                 connection.sendall((json.dumps(message) + "\n").encode())
 
 
-def describe(error: BaseException, who: str = "") -> str:
-    """A mistake of the user in its sentence, anything else with its traceback and with who failed."""
+def describe(error: BaseException, rank_name: str = "") -> str:
+    """The message of a UserError; any other exception with its traceback and the name of the rank."""
     if isinstance(error, UserError):
         return str(error)
-    failed = f"{who} failed:\n" if who else ""
+    failed = f"{rank_name} failed:\n" if rank_name else ""
     return failed + "".join(traceback.format_exception(error)).strip()
 
 
-def _of_a_collective(error: Exception) -> bool:
-    """Whether it says no more than that another rank did not answer."""
-    words = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in words for word in ("gloo", "nccl", "connection"))
+def _is_collective_error(error: Exception) -> bool:
+    """Whether it comes from a failed collective, which is usually caused by the failure of another rank."""
+    message = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in message for word in ("gloo", "nccl", "connection"))
 
 
-def _exactly(connection: socket.socket, size: int) -> bytes:
+def _receive_exactly(connection: socket.socket, size: int) -> bytes:
     received = b""
     while len(received) < size:
-        received += connection.recv(size - len(received)) or _gone()
+        received += connection.recv(size - len(received)) or _raise_disconnected()
     return received
 
 
-def _gone() -> bytes:
-    raise ConnectionError("a rank was gone before it had said its number")
+def _raise_disconnected() -> bytes:
+    raise ConnectionError("a rank disconnected before it had sent its rank number")

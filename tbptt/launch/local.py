@@ -1,4 +1,4 @@
-"""Several processes on this machine, one per GPU (on a CPU as many as asked for), by torch's own elastic launcher."""
+"""Starts several ranks on this machine with torch's elastic launcher: one per GPU, or trainer.devices on a CPU."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tbptt.launch.failure_monitor import RankFailure
 from tbptt.launch.stopping import Stopped
 
-PATIENCE = "600"  # seconds to finish a step and save; a failure is spread by the lifeline, which does not wait for it
+SHUTDOWN_TIMEOUT = "600"  # seconds after a signal to finish a step and save; after a failure, FailureMonitor is faster
 
 
-def start_here(count: int, task: Callable[[DictConfig], None], composed: DictConfig, error_file: Path) -> None:
-    """Run `task` in `count` processes and wait. RankFailure with the first cause, Stopped if a signal stopped them."""
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", PATIENCE)
+def run_local_ranks(count: int, task: Callable[[DictConfig], None], composed: DictConfig, error_file: Path) -> None:
+    """Run `task` in `count` processes and wait. RankFailure with the first error; Stopped if a signal stopped them."""
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_TIMEOUT)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
-    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # they repeat what is said here
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # they repeat the error reported here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     launch = LaunchConfig(
         min_nodes=1,
@@ -39,10 +39,10 @@ def start_here(count: int, task: Callable[[DictConfig], None], composed: DictCon
         max_restarts=0,
     )
     error_file.unlink(missing_ok=True)
-    # The ranks are told of SIGUSR2 by whoever sends it; this process only waits for them.
-    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    # The sender of SIGUSR2 signals the ranks too; this process only waits for them.
+    previous_handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
-        elastic_launch(launch, _rank)(task, composed, HydraConfig.instance().cfg)
+        elastic_launch(launch, _run_rank)(task, composed, HydraConfig.instance().cfg)
     except SignalException as error:
         raise Stopped(error.sigval) from None
     except ChildFailedError as error:
@@ -50,18 +50,18 @@ def start_here(count: int, task: Callable[[DictConfig], None], composed: DictCon
         if min(codes) > 128:
             raise Stopped(min(codes) - 128) from None
         rank, first = error.get_first_failure()
-        ended = f"rank {rank} ended with code {first.exitcode}, before the ranks had found each other"
-        raise RankFailure(error_file.read_text().strip() if error_file.exists() else ended) from None
+        cause = f"rank {rank} exited with code {first.exitcode} before the process group was initialised"
+        raise RankFailure(error_file.read_text().strip() if error_file.exists() else cause) from None
     finally:
-        signal.signal(signal.SIGUSR2, before)
+        signal.signal(signal.SIGUSR2, previous_handler)
 
 
-def _rank(task: Callable[[DictConfig], None], composed: DictConfig, hydra: DictConfig) -> None:
-    """What each process does: the task, under the configuration that the first process composed."""
+def _run_rank(task: Callable[[DictConfig], None], composed: DictConfig, hydra: DictConfig) -> None:
+    """Run the task in one rank, with the configuration composed by the parent process."""
     setattr(HydraConfig.instance(), "cfg", hydra)  # noqa: B010 (typed as a HydraConf, but always a DictConfig)
     configure_log(hydra.hydra.job_logging, hydra.hydra.verbose)
     try:
         task(composed)
     except Exception:
-        logging.getLogger(__name__).debug("this rank ended", exc_info=True)
-        raise SystemExit(1) from None  # error.txt tells, and the process that waits shows it
+        logging.getLogger(__name__).debug("this rank failed", exc_info=True)
+        raise SystemExit(1) from None  # the parent process shows error.txt

@@ -1,4 +1,4 @@
-"""How this process was started, and which rank of how many it is: told from the environment alone."""
+"""Reads from the environment how this process was launched, its rank, and the number of ranks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One process among those of a run. `launcher` is empty for a process that is alone."""
+    """The rank of this process and how it was launched. `launcher` is empty for a run of one process."""
 
-    launcher: str = ""  # torchrun (also our own processes on one machine), slurm or submitit
+    launcher: str = ""  # torchrun (also for tbptt/launch/local.py), slurm or submitit
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # on its own machine
@@ -25,39 +25,40 @@ class RankInfo:
 
 
 def find_rank_info(env: Mapping[str, str] = os.environ) -> RankInfo:
-    """The place that torchrun, a SLURM step or submitit gave this process. UserError if they contradict each other."""
+    """The rank that torchrun, a SLURM step or submitit gave this process. UserError if they contradict each other."""
     if "RANK" in env or "WORLD_SIZE" in env:
-        return _of_torchrun(env)
+        return _from_torchrun(env)
     if env.get("SUBMITIT_EXECUTOR") == "local":
         names = ("GLOBALID", "NTASKS", "LOCALID", "NTASKS", "JOB_ID")
         rank, size, local_rank, local_size, job = (int(env[f"SUBMITIT_LOCAL_{name}"]) for name in names)
         return RankInfo("submitit", rank, size, local_rank, local_size, port=_port(job))
     if "SLURM_STEP_ID" in env and "SLURM_PROCID" in env:
-        return _of_slurm(env)
+        return _from_slurm(env)
     if int(env.get("SLURM_JOB_NUM_NODES", "1")) > 1:
         raise UserError(
-            f"this SLURM job has {env['SLURM_JOB_NUM_NODES']} nodes, but run.py was started on one of them only: start "
-            "it with srun, one task per GPU, or let hydra/launcher=slurm do all of it"
+            f"this SLURM job has {env['SLURM_JOB_NUM_NODES']} nodes, but run.py was started on only one of them: start "
+            "it with srun, one task per GPU, or use hydra/launcher=slurm"
         )
     return RankInfo()
 
 
-def _of_torchrun(env: Mapping[str, str]) -> RankInfo:
+def _from_torchrun(env: Mapping[str, str]) -> RankInfo:
     if missing := [name for name in TORCHRUN if name not in env]:
-        there = ", ".join(name for name in TORCHRUN if name in env)
+        present = ", ".join(name for name in TORCHRUN if name in env)
         raise UserError(
-            f"the environment has {there} but not {', '.join(missing)}: start run.py with torchrun, which sets them "
-            "all, or unset those that are left over"
+            f"the environment has {present} but not {', '.join(missing)}: start run.py with torchrun, which sets all "
+            "of them, or unset them"
         )
     try:
         rank, size, local_rank, local_size = (int(env[name]) for name in TORCHRUN[:4])
         port = int(env["MASTER_PORT"])
     except ValueError:
         values = ", ".join(f"{name}={env[name]}" for name in TORCHRUN)
-        raise UserError(f"{values}: these are not the numbers that torchrun sets") from None
+        raise UserError(f"{values}: all but MASTER_ADDR must be whole numbers, as set by torchrun") from None
     if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
         raise UserError(
-            f"RANK={rank} of WORLD_SIZE={size} with LOCAL_RANK={local_rank} of LOCAL_WORLD_SIZE={local_size} cannot be"
+            f"RANK={rank}, WORLD_SIZE={size}, LOCAL_RANK={local_rank}, LOCAL_WORLD_SIZE={local_size} are inconsistent: "
+            "each rank must be below its world size, and LOCAL_WORLD_SIZE at most WORLD_SIZE"
         )
     tasks = int(env["SLURM_NTASKS"]) if "SLURM_STEP_ID" in env and "SLURM_NTASKS" in env else 1
     if "TORCHELASTIC_RUN_ID" not in env and tasks not in (1, size):
@@ -68,13 +69,13 @@ def _of_torchrun(env: Mapping[str, str]) -> RankInfo:
     return RankInfo("torchrun", rank, size, local_rank, local_size, env["MASTER_ADDR"], port)
 
 
-def _of_slurm(env: Mapping[str, str]) -> RankInfo:
-    from submitit.slurm.slurm import SlurmJobEnvironment  # slow to import, needed in a SLURM job only
+def _from_slurm(env: Mapping[str, str]) -> RankInfo:
+    from submitit.slurm.slurm import SlurmJobEnvironment  # slow to import, and needed only in a SLURM job
 
     size, nodes = int(env.get("SLURM_NTASKS", "1")), int(env.get("SLURM_JOB_NUM_NODES", "1"))
     if size < nodes:
         raise UserError(
-            f"this SLURM job has {nodes} nodes for {size} task: give it one task per GPU "
+            f"this SLURM job has {nodes} nodes but only {size} task(s): start one task per GPU "
             "(hydra.launcher.tasks_per_node)"
         )
     rank, local_rank = int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", "0"))
@@ -84,5 +85,5 @@ def _of_slurm(env: Mapping[str, str]) -> RankInfo:
 
 
 def _port(job: int) -> int:
-    """A port that all processes of a job agree on, and two jobs on one machine hardly ever."""
+    """The rendezvous port, derived from the job id: the same in all processes of a job, rarely the same in two jobs."""
     return 20_000 + job % 40_000

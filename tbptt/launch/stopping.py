@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: finish the step, save together, leave; on a cluster, have the job start again.
+"""Stop signals: all ranks finish the step, save a checkpoint and exit; on a cluster, the job is requeued.
 
-SIGINT is a person at the keyboard, SIGTERM a machine that is going down, SIGUSR2 (submitit's signal) a cluster that
-gives the job's place to another or whose time limit is near.
+SIGINT comes from Ctrl-C, SIGTERM from a shutdown or cancellation, SIGUSR2 (submitit's signal) from a cluster that
+preempts the job or before its time limit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from types import FrameType
 from tbptt.launch.rank_info import find_rank_info
 from tbptt.launch.world import World
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # a later one outweighs an earlier one
-IMPATIENT = 2.0  # seconds: a second Ctrl-C after them is meant; before them, launchers pass the first one on
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # in ascending priority
+SIGINT_REPEAT_SECONDS = 2.0  # a SIGINT after this time kills the process; before it, launchers may repeat the first
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop and has saved; the exit code is the shell's for the signal."""
+    """Raised after a stop signal, when the run has been saved. The exit code is 128 + the signal, as in a shell."""
 
     def __init__(self, signum: int):
         super().__init__(128 + signum)
@@ -30,19 +30,19 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """The signals that this process received, and what all ranks make of them."""
+    """Records the stop signals of this process, and agrees with the other ranks on one of them."""
 
     def __init__(self, world: World):
         self.world, self.received, self.first_at = world, 0, 0.0
 
-    def agreed(self) -> int:
-        """The signal that any rank received, the weightiest; 0 while there is none. Collective, once a step."""
-        weight = self.world.highest(self.received)
-        return SIGNALS[weight - 1] if weight else 0
+    def agreed_signal(self) -> int:
+        """The signal of highest priority that any rank received, or 0. Collective, called once per step."""
+        priority = self.world.max(self.received)
+        return SIGNALS[priority - 1] if priority else 0
 
     def receive(self, signum: int, frame: FrameType | None = None) -> None:
         now = time.monotonic()
-        if signum == signal.SIGINT and self.received and now - self.first_at > IMPATIENT:
+        if signum == signal.SIGINT and self.received and now - self.first_at > SIGINT_REPEAT_SECONDS:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
         self.first_at = self.first_at or now
@@ -51,26 +51,26 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(world: World) -> Iterator[StopRequest]:
-    """Within it signals are only noted, in the request it yields; the handlers before come back after."""
+    """Record stop signals in the StopRequest instead of handling them, until the context ends."""
     request = StopRequest(world)
-    before = {signum: signal.signal(signum, request.receive) for signum in SIGNALS}
+    previous_handlers = {signum: signal.signal(signum, request.receive) for signum in SIGNALS}
     try:
         yield request
     finally:
-        for signum, handler in before.items():
+        for signum, handler in previous_handlers.items():
             signal.signal(signum, handler)
 
 
 def requeue(stopped: Stopped) -> None:
-    """In a job of submitit's, let its own handler put the job back into the queue; elsewhere do nothing.
+    """In a submitit job, requeue the job by submitit's own signal handler; elsewhere do nothing.
 
-    SIGTERM is handed on only if the job is not being cancelled. submitit's handler ends rank 0; the others end here,
-    with 0: SLURM takes any other code for a failure, and might end rank 0 before it has asked for the requeue.
+    After SIGTERM, the job is requeued only if it is not being cancelled. The handler makes rank 0 exit; the other ranks
+    exit here, with code 0: SLURM takes any other code for a failure and might kill rank 0 before it has requeued.
     """
     handler = signal.getsignal(signal.SIGUSR2)
     if find_rank_info().launcher != "submitit" or not callable(handler):
         return
-    # Another signal reaches all processes of the job, those started here to speak with SLURM too: they inherit this.
+    # Further signals reach all processes of the job, also squeue and scontrol started here, which inherit this setting.
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     if stopped.signum == signal.SIGUSR2 or (stopped.signum == signal.SIGTERM and _slurm_state() == "RUNNING"):
@@ -79,7 +79,7 @@ def requeue(stopped: Stopped) -> None:
 
 
 def _slurm_state() -> str:
-    """RUNNING, COMPLETING, ... of the SLURM job this process is in; empty in none."""
+    """The state of the SLURM job of this process: RUNNING, COMPLETING, ...; empty outside of a job."""
     job = os.environ.get("SLURM_JOB_ID", "")
-    asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
-    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() if job else ""
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() if job else ""

@@ -1,4 +1,4 @@
-"""The processes of one run, and how they speak to each other. A run of one process is a world of size 1."""
+"""The ranks of a run and their collectives. A run of one process is a world of size 1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """Rank `rank` of `size`. Its methods are collective: every rank calls them, in the same order."""
+    """Rank `rank` of `size`. All methods but `lanes` are collective: every rank must call them, in the same order."""
 
     rank: int = 0
     size: int = 1
@@ -25,22 +25,22 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0: the one that writes and talks."""
+        """Whether this is rank 0, which writes files and output."""
         return self.rank == 0
 
     def lanes(self, batch_size: int, rank: int | None = None) -> slice:
-        """The lanes of a rank among `batch_size` global ones: neighbours, as many as for the others or one more."""
+        """The contiguous range of the `batch_size` global lanes that a rank runs; sizes differ by at most one."""
         rank = self.rank if rank is None else rank
         return slice(batch_size * rank // self.size, batch_size * (rank + 1) // self.size)
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over all ranks, the same bits on each, in place."""
+        """All-reduce `x` in place; the result is bitwise the same on all ranks."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
 
-    def highest(self, value: int) -> int:
-        """The highest value of any rank."""
+    def max(self, value: int) -> int:
+        """The maximum over all ranks."""
         if self.size == 1:
             return value
         tensor = torch.tensor(value)
@@ -48,14 +48,14 @@ class World:
         return int(tensor)
 
     def broadcast(self, value: T) -> T:
-        """What rank 0 has, on all ranks."""
-        box = [value]
+        """The value of rank 0, on all ranks."""
+        values = [value]
         if self.size > 1:
-            dist.broadcast_object_list(box, src=0, device=CPU)
-        return box[0]
+            dist.broadcast_object_list(values, src=0, device=CPU)
+        return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """What each rank has, in order, on all ranks. For small things."""
+        """The values of all ranks in order, on all ranks. For small objects: they are pickled."""
         values: list[Any] = [value]
         if self.size > 1:
             values = [None] * self.size
@@ -63,21 +63,21 @@ class World:
         return values
 
     def gather_lanes(self, state: State, batch_size: int) -> State:
-        """On rank 0, the state of all `batch_size` global lanes in memory of the CPU; the others keep their own."""
+        """On rank 0, the state of all `batch_size` global lanes, on the CPU; on others, that of their own lanes."""
 
         def gather(x: Tensor) -> Tensor:
             x = x.detach().cpu().contiguous()
             if self.size == 1:
                 return x
             all_lanes = x.new_empty(batch_size, *x.shape[1:])
-            if not x.numel():  # a memory of length 0: nothing to send
+            if not x.numel():  # an empty memory: nothing to send
                 return all_lanes
             if not self.is_main:
                 dist.send(x, 0)
                 return x
             all_lanes[self.lanes(batch_size, 0)] = x
             for rank in range(1, self.size):
-                dist.recv(all_lanes[self.lanes(batch_size, rank)], rank)  # lanes are axis 0: a contiguous part
+                dist.recv(all_lanes[self.lanes(batch_size, rank)], rank)  # contiguous, since axis 0 is the lane
             return all_lanes
 
         return map_state(gather, state)

@@ -4,7 +4,7 @@ from tbptt.models.lstm import LSTMConfig
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
 from tbptt.models.transformer_xl import TransformerXLConfig
 
-# To add a model: write its config (with a `name` of its own and `build`) and its module, and list the config here.
+# To add a model: write its module and its config (with a unique `name` and `build`), and list the config here.
 CONFIGS: dict[str, type[ModelConfig]] = {config.name: config for config in (TransformerXLConfig, LSTMConfig)}
 
 __all__ = ["CONFIGS", "ModelConfig", "RecurrentModel", "State"]

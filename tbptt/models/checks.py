@@ -1,4 +1,4 @@
-"""Checks that the configurations of several models share; each raises UserError naming the key."""
+"""Checks shared by the configurations of several models. Each raises a UserError that names the key."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def check_at_least(config: Any, least: int, *keys: str) -> None:
 def check_probabilities(config: Any, *keys: str) -> None:
     for key in keys:
         if not 0 <= getattr(config, key) < 1:
-            raise UserError(f"model.{key}={getattr(config, key)} is a probability: it must be at least 0 and below 1")
+            raise UserError(f"model.{key}={getattr(config, key)} must be a probability, at least 0 and below 1")
 
 
 def check_vocabulary_settings(config: Any, vocab_size: int | None) -> None:
-    """d_embed, div_val, cutoffs and tie_projs, as adaptive embedding and softmax need them."""
+    """Check the settings of adaptive embedding and softmax: d_embed, div_val, cutoffs and tie_projs."""
     cutoffs = list(config.cutoffs)
     edges = [0, *cutoffs]
     if any(low >= high for low, high in pairwise(edges)):
         raise UserError(f"model.cutoffs={cutoffs} must be positive and ascending, such as [20000, 40000, 200000]")
     if vocab_size is not None and cutoffs and cutoffs[-1] >= vocab_size:
         raise UserError(
-            f"model.cutoffs={cutoffs} must lie below the vocabulary's {vocab_size} entries; "
+            f"model.cutoffs={cutoffs} must be below the vocabulary size, {vocab_size}; "
             "for a small vocabulary use model.cutoffs=[]"
         )
     if config.div_val < 1:
@@ -38,11 +38,11 @@ def check_vocabulary_settings(config: Any, vocab_size: int | None) -> None:
         raise UserError(f"model.d_embed={d_embed} must be 1 or more")
     if d_embed // config.div_val ** len(cutoffs) < 1:
         raise UserError(
-            f"model.div_val={config.div_val} leaves the last of {len(cutoffs) + 1} clusters no dimension of "
-            f"model.d_embed={d_embed}: use a smaller div_val or fewer cutoffs"
+            f"model.div_val={config.div_val} gives the last of {len(cutoffs) + 1} clusters an embedding size below 1 "
+            f"(model.d_embed={d_embed}): use a smaller div_val or fewer cutoffs"
         )
     if config.tie_projs is not None and len(config.tie_projs) != len(cutoffs) + 1:
         raise UserError(
-            f"model.tie_projs has {len(config.tie_projs)} entries; model.cutoffs={cutoffs} "
-            f"makes {len(cutoffs) + 1} clusters, so it must have {len(cutoffs) + 1}"
+            f"model.tie_projs has {len(config.tie_projs)} entries, but must have {len(cutoffs) + 1}: "
+            f"one for each cluster of model.cutoffs={cutoffs}"
         )

@@ -1,7 +1,7 @@
-"""`trainer.compile`: torch.compile for the blocks that a model repeats.
+"""`trainer.compile`: torch.compile for the repeated blocks of a model.
 
-A block is compiled once for all its copies and for all lengths but 0 and 1, which torch.compile takes for constants: a
-short last segment or a memory that fills finds its code ready.
+A block is compiled once for all its copies. Shapes are dynamic, so that a short last segment or a growing memory does
+not trigger a recompilation; only lengths 0 and 1 are compiled separately.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ log = logging.getLogger(__name__)
 
 
 def check_compiler(device: torch.device) -> None:
-    """UserError where torch.compile would fail after the run has begun."""
+    """UserError if torch.compile cannot work on this machine, before the run starts."""
     if device.type == "cpu":
         compiler = os.environ.get("CXX", "g++")
         if not shutil.which(compiler):
             raise UserError(
-                f"trainer.compile=true needs a C++ compiler, and there is no {compiler}: install it or set CXX"
+                f"trainer.compile=true needs a C++ compiler, but {compiler} was not found: install it or set CXX"
             )
 
 
 def compile_blocks(model: RecurrentModel) -> None:
+    """Compile the blocks of `model` in place."""
     blocks = model.blocks()
     if not blocks:
         log.warning("trainer.compile=true has no effect: %s has no blocks to compile", type(model).__name__)
-    # One block's code is shared by training and evaluation, each with an empty, a filling and a full memory.
+    # All blocks share one cache of compiled variants: training and evaluation, with empty, growing and full memory.
     torch._dynamo.config.recompile_limit = 64
     for block in blocks:
         block.compile(dynamic=True)

@@ -1,6 +1,6 @@
-"""Dropout whose masks cost little on a processor, where torch draws a random number in float64 for every entry.
+"""Dropout with cheap masks on a CPU, where torch draws a float64 random number for every entry.
 
-After a ReLU no mask is kept at all.
+Dropout after a ReLU saves no mask for the backward pass.
 """
 
 from __future__ import annotations
@@ -14,39 +14,40 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-def random_drop(x: Tensor, rate: float) -> Tensor:
-    """Zero every entry with probability `rate`, enlarge the others to keep the mean."""
+def fast_dropout(x: Tensor, rate: float) -> Tensor:
+    """Zero every entry with probability `rate` and scale the others by 1 / (1 - rate)."""
     if rate == 0:
         return x
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, rate)
-    return x * kept(x, rate)
+    return x * dropout_mask(x, rate)
 
 
-def kept(like: Tensor, rate: float) -> Tensor:
-    """1 / (1 - rate) or 0 for every entry of `like`, decided by 16 random bits each.
+def dropout_mask(like: Tensor, rate: float) -> Tensor:
+    """A mask of the shape of `like` with entries 1 / (1 - rate) or 0, from 16 random bits per entry.
 
-    A rate between two that 16 bits can express is met by taking one or the other for the whole mask, by chance.
+    A rate that is not a multiple of 2^-16 is rounded up or down at random, once for the whole mask, so that it is exact
+    in expectation.
     """
-    words = torch.empty(-(-like.numel() // 4) + 1, dtype=torch.int64).random_(-(2**63), None)
-    share = min(rate * 2**16, 2**16 - 1)  # of 2^16 values
-    low = math.floor(share)
-    dropped = low + (words[-1] < round((share - low) * 2**64) - 2**63)
-    bits = words[:-1].view(torch.int16)[: like.numel()].view(like.shape)
+    random = torch.empty(-(-like.numel() // 4) + 1, dtype=torch.int64).random_(-(2**63), None)
+    threshold = min(rate * 2**16, 2**16 - 1)  # how many of the 2^16 values are dropped
+    low = math.floor(threshold)
+    dropped = low + (random[-1] < round((threshold - low) * 2**64) - 2**63)
+    bits = random[:-1].view(torch.int16)[: like.numel()].view(like.shape)
     mask = torch.empty_like(like, memory_format=torch.contiguous_format, requires_grad=False)
-    torch.ge(bits, (dropped - 2**15).to(torch.int16), out=mask)  # at once: a mask of bools takes four times as long
+    torch.ge(bits, (dropped - 2**15).to(torch.int16), out=mask)  # a boolean mask would take four times as long
     return mask.mul_(1 / (1 - rate))
 
 
-def dropped_relu(x: Tensor, rate: float) -> Tensor:
-    """Dropout of relu(x). Only the result is kept for the gradient, which passes where that is positive."""
-    return DroppedReLU.apply(x, rate)
+def relu_dropout(x: Tensor, rate: float) -> Tensor:
+    """Dropout of relu(x). Only the output is saved for the backward pass: the gradient passes where it is positive."""
+    return ReLUDropout.apply(x, rate)
 
 
-class DroppedReLU(torch.autograd.Function):
+class ReLUDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
-        y, ctx.rate = random_drop(x.relu(), rate), rate
+        y, ctx.rate = fast_dropout(x.relu(), rate), rate
         ctx.save_for_backward(y)
         return y
 
@@ -59,4 +60,4 @@ class DroppedReLU(torch.autograd.Function):
 
 class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
-        return random_drop(x, self.p if self.training else 0.0)
+        return fast_dropout(x, self.p if self.training else 0.0)

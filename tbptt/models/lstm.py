@@ -1,4 +1,4 @@
-"""A multi-layer LSTM language model (cf. Merity et al. 2018, without their special regularisers) in the state protocol.
+"""A multi-layer LSTM language model (as in Merity et al. 2018, without their regularisation methods).
 
 Shapes: B lanes, T tokens of the segment, L layers, D d_model.
 """
@@ -28,10 +28,10 @@ class LSTMConfig(ModelConfig):
     n_layer: int = 2
     d_model: int = 512  # hidden units of every layer
     d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
-    div_val: int = 1  # every further cluster's embeddings are this many times smaller
-    cutoffs: list[int] = field(default_factory=list)  # where the frequency-sorted vocabulary is cut into clusters
-    tie_weight: bool = True  # the softmax uses the embedding's tables
-    tie_projs: list[bool] | None = None  # per cluster: the softmax uses the embedding's projection; all
+    div_val: int = 1  # the embedding size is divided by this from cluster to cluster
+    cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
+    tie_weight: bool = True  # softmax and embedding share their tables
+    tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all
     dropout: float = 0.0  # on embeddings, between layers and on the last layer's output
     tgt_len: int = 128  # tokens per segment
 
@@ -43,17 +43,17 @@ class LSTMConfig(ModelConfig):
 
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         if precision is Precision.fp16 and device.type == "cpu":
-            raise UserError("trainer.precision=fp16: a processor has no LSTM in float16; use fp32 or bf16")
+            raise UserError("trainer.precision=fp16: PyTorch has no float16 LSTM on a CPU; use fp32 or bf16")
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> LSTM:
         self.check(vocab_size)
         if activation_checkpointing:
-            log.warning("trainer.activation_checkpointing=true has no effect: an LSTM keeps all its activations")
+            log.warning("trainer.activation_checkpointing=true has no effect on an LSTM: all activations are kept")
         return LSTM(self, vocab_size)
 
 
 class LSTM(RecurrentModel):
-    """The state is (h, c), each (B, L, D)."""
+    """LSTM language model. The state is (h, c), each (B, L, D)."""
 
     def __init__(self, config: LSTMConfig, vocab_size: int):
         super().__init__()
@@ -68,7 +68,7 @@ class LSTM(RecurrentModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Recurrent weights U(-1/sqrt(D), 1/sqrt(D)) as in torch, all else as in Transformer-XL; forget gates open."""
+        """Recurrent weights U(-1/sqrt(D), 1/sqrt(D)) as in torch, forget gate bias 1, others as in Transformer-XL."""
         D = self.lstm.hidden_size
         for name, parameter in self.named_parameters():
             if "lstm.weight" in name:
@@ -85,7 +85,7 @@ class LSTM(RecurrentModel):
         return zeros, zeros.clone()
 
     def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
-        return super().send(ClusteredIds.sort(ids, self.embedding.bounds, multiple), device)
+        return super().send(ClusteredIds.from_ids(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> None:
         return None

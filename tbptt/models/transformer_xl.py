@@ -1,4 +1,4 @@
-"""Transformer-XL (Dai et al. 2019, arXiv 1901.02860), equal to the authors' code.
+"""Transformer-XL (Dai et al. 2019, arXiv 1901.02860), numerically equal to the authors' code.
 
 Shapes: B lanes, T tokens of the segment, M memory positions, K = M + T keys, D d_model, H heads, E d_head.
 """
@@ -15,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from tbptt.device import Precision, parameter_dtype
 from tbptt.errors import UserError
-from tbptt.models.alignment import aligned_linear, cut
+from tbptt.models.alignment import aligned_linear, crop
 from tbptt.models.attention.choice import Attention, fused_obstacle, pick_attention
 from tbptt.models.attention.relative import RelativeAttention, causal_mask, inverse_frequencies, key_distances, sinusoid
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
-from tbptt.models.dropout import Dropout, dropped_relu
+from tbptt.models.dropout import Dropout, relu_dropout
 from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.vocabulary.clusters import ClusteredIds
@@ -34,20 +34,20 @@ class TransformerXLConfig(ModelConfig):
     d_head: int = 64
     d_inner: int = 1024  # hidden units of the feed-forward layers
     d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
-    div_val: int = 1  # every further cluster's embeddings are this many times smaller
-    cutoffs: list[int] = field(default_factory=list)  # where the frequency-sorted vocabulary is cut into clusters
-    tie_weight: bool = True  # the softmax uses the embedding's tables
-    tie_projs: list[bool] | None = None  # per cluster: the softmax uses the embedding's projection; all but the first
+    div_val: int = 1  # the embedding size is divided by this from cluster to cluster
+    cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
+    tie_weight: bool = True  # softmax and embedding share their tables
+    tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all but the first
     dropout: float = 0.0
     dropatt: float = 0.0  # dropout of attention weights
     pre_lnorm: bool = False
-    untie_r: bool = False  # position biases u, v of their own in every layer
+    untie_r: bool = False  # separate position biases u, v in every layer
     tgt_len: int = 128  # tokens per segment
     mem_len: int = 128  # positions remembered per layer
-    clamp_len: int = -1  # distances beyond this count as this; -1: no limit
+    clamp_len: int = -1  # larger distances are clamped to this; -1: no limit
     same_length: bool = False  # every query sees exactly mem_len keys, itself included
-    initial_memory: InitialMemory = InitialMemory.empty  # zeros: mem_len vectors of zeros, which are attended to
-    attention: Attention = Attention.auto  # how it is computed
+    initial_memory: InitialMemory = InitialMemory.empty  # zeros: mem_len zero vectors that are attended to
+    attention: Attention = Attention.auto  # the implementation of relative attention
 
     RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("attention",)
 
@@ -57,12 +57,14 @@ class TransformerXLConfig(ModelConfig):
         check_probabilities(self, "dropout", "dropatt")
         check_vocabulary_settings(self, vocab_size)
         if self.d_model % 2:
-            raise UserError(f"model.d_model={self.d_model} must be even: position embeddings pair sines with cosines")
+            raise UserError(
+                f"model.d_model={self.d_model} must be even: position embeddings are half sines and half cosines"
+            )
         check_context("model.", self.mem_len, self.clamp_len, self.same_length)
 
     def check_eval(self, settings: dict[str, Any]) -> None:
-        own = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
-        check_context("eval.", **{key: settings.get(key, value) for key, value in own.items()})
+        configured = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
+        check_context("eval.", **{key: settings.get(key, value) for key, value in configured.items()})
 
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         obstacle = fused_obstacle(self.d_head, device, parameter_dtype(precision))
@@ -75,14 +77,15 @@ class TransformerXLConfig(ModelConfig):
 
 
 def check_context(group: str, mem_len: int, clamp_len: int, same_length: bool) -> None:
+    """UserError for an invalid context; `group` is the prefix of the keys in the message, such as "model."."""
     if clamp_len < 1 and clamp_len != -1:
         raise UserError(f"{group}clamp_len={clamp_len} must be 1 or more, or -1 for no limit")
     if mem_len < 0:
         raise UserError(f"{group}mem_len={mem_len} must be 0 or more")
     if same_length and mem_len == 0:
         raise UserError(
-            f"{group}same_length=true lets every query see exactly {group}mem_len keys, itself included: "
-            f"{group}mem_len=0 must be 1 or more"
+            f"{group}mem_len=0 must be 1 or more with {group}same_length=true, "
+            "which lets every query see exactly mem_len keys, itself included"
         )
 
 
@@ -94,8 +97,8 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        h_BTI = dropped_relu(aligned_linear(x_BTD, self.inner), self.dropout if self.training else 0.0)
-        return cut(aligned_linear(h_BTI, self.outer), x_BTD.shape[-1])
+        h_BTI = relu_dropout(aligned_linear(x_BTD, self.inner), self.dropout if self.training else 0.0)
+        return crop(aligned_linear(h_BTI, self.outer), x_BTD.shape[-1])
 
 
 class Layer(nn.Module):
@@ -114,9 +117,11 @@ class Layer(nn.Module):
             self.content_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
             self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
 
-    def forward(self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, *sight) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
+    ) -> tuple[Tensor, Tensor]:
         """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E)."""
-        arguments = positions_KD, content_bias_HE, position_bias_HE, *sight
+        arguments = positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
         if self.pre_lnorm:
             memory = self.attention_norm(memory) if memory.dim() == 3 else memory
             y_BTD, keys_values = self.attention(self.attention_norm(x_BTD), memory, *arguments)
@@ -127,14 +132,14 @@ class Layer(nn.Module):
         return self.feed_forward_norm(x_BTD + self.drop(self.feed_forward(x_BTD))), keys_values
 
     def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
-        """(B, T, 2, H, E) of what this layer was given."""
+        """Keys and values of this layer's inputs: (B, T, 2, H, E)."""
         return self.attention.keys_values(self.attention_norm(x_BTD) if self.pre_lnorm else x_BTD, fused)
 
 
 class TransformerXL(RecurrentModel):
     """The state is a tuple of memories, one (B, M, D) per layer: the last M <= mem_len inputs of that layer.
 
-    For inference, it is their keys and values (B, M, 2, H, E), so that no position is projected twice.
+    For inference it holds their keys and values (B, M, 2, H, E) instead, so that each position is projected once.
     """
 
     embedding: AdaptiveEmbedding
@@ -162,7 +167,7 @@ class TransformerXL(RecurrentModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """As the original: N(0, 0.02), projections of embeddings N(0, 0.01), LayerNorm N(1, 0.02), biases 0."""
+        """As in the original code: N(0, 0.02), projections of embeddings N(0, 0.01), LayerNorm N(1, 0.02), biases 0."""
         for name, parameter in self.named_parameters():
             if "projections" in name:
                 parameter.normal_(0, 0.01)
@@ -183,15 +188,15 @@ class TransformerXL(RecurrentModel):
         return tuple(layer.keys_values(memory, fused) for layer, memory in zip(self.layers, state))
 
     def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
-        return super().send(ClusteredIds.sort(ids, self.embedding.bounds, multiple), device)
+        return super().send(ClusteredIds.from_ids(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> int:
-        """Each layer looks mem_len positions further back; memory is cut on segment borders."""
+        """Each layer sees mem_len positions further back, rounded up to whole segments."""
         return len(self.layers) * -(-self.mem_len // tgt_len) * tgt_len
 
     def cost(self, tgt_len: int) -> tuple[float, float]:
         keys, heads, dense = self.mem_len + tgt_len, self.n_head, sum(p.numel() for p in self.layers.parameters())
-        head_size, d_embed = self.embedding.tables[0].shape  # most words are of the first cluster
+        head_size, d_embed = self.embedding.tables[0].shape  # most tokens are in the first cluster
         multiplications = dense + head_size * d_embed + 3 * len(self.layers) * keys * heads * self.d_head
         return multiplications, 4 * max(head_size, heads * keys)
 
@@ -214,7 +219,7 @@ class TransformerXL(RecurrentModel):
         settings = self.context() | settings
         if settings["initial_memory"] not in InitialMemory.__members__:
             choices = ", ".join(InitialMemory.__members__)
-            raise UserError(f"initial_memory={settings['initial_memory']} may be {choices}")
+            raise UserError(f"initial_memory={settings['initial_memory']} must be one of {choices}")
         initial_memory = InitialMemory[settings.pop("initial_memory")]
         check_context("", **settings)
         self.initial_memory = initial_memory
@@ -229,27 +234,28 @@ class TransformerXL(RecurrentModel):
         positions_KD = self.drop(sinusoid(distance_K, self.inverse_frequency))
         window = self.mem_len if self.same_length else None
         plain = self._attention() is Attention.plain
-        sight = window, causal_mask(T, K, window, like=x_BTD) if plain else None
+        mask_TK = causal_mask(T, K, window, like=x_BTD) if plain else None
         memories = []
         for layer, memory in zip(self.layers, state):
             bias_owner = layer if self.untie_r else self
             bias = bias_owner.content_bias_HE, bias_owner.position_bias_HE
-            arguments = (x_BTD, memory, positions_KD, *bias, *sight)
+            arguments = (x_BTD, memory, positions_KD, *bias, window, mask_TK)
             if self.activation_checkpointing and self.training:
                 y_BTD, keys_values = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 y_BTD, keys_values = layer(*arguments)
-            memories.append(self._remember(memory, x_BTD) if memory.dim() == 3 else self._last(keys_values))
+            memories.append(self._next_memory(memory, x_BTD) if memory.dim() == 3 else self._truncate(keys_values))
             x_BTD = y_BTD
         return self.drop(x_BTD), tuple(memories)
 
-    def _remember(self, memory_BMD: Tensor, x_BTD: Tensor) -> Tensor:
-        """The last mem_len positions of memory and segment, without gradient."""
-        new_BTD = self._last(x_BTD)
+    def _next_memory(self, memory_BMD: Tensor, x_BTD: Tensor) -> Tensor:
+        """The last mem_len positions of memory and segment, detached."""
+        new_BTD = self._truncate(x_BTD)
         old_BMD = memory_BMD[:, max(0, memory_BMD.shape[1] + new_BTD.shape[1] - self.mem_len) :]
         if old_BMD.shape[1] == 0 and new_BTD.shape[1] == x_BTD.shape[1]:
-            return new_BTD  # the whole segment and nothing else: no copy
+            return new_BTD  # exactly the segment: no copy needed
         return torch.cat([old_BMD.to(new_BTD.dtype), new_BTD], dim=1)
 
-    def _last(self, context: Tensor) -> Tensor:
+    def _truncate(self, context: Tensor) -> Tensor:
+        """The last mem_len positions (axis 1), detached."""
         return context.detach()[:, max(0, context.shape[1] - self.mem_len) :]

@@ -1,4 +1,4 @@
-"""What the `logger` group configures. `metrics.jsonl` is always written; a logger comes on top."""
+"""The settings of the `logger` group. metrics.jsonl is always written; a logger is additional."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LoggerConfig:
 
 @dataclass
 class LocalConfig(LoggerConfig):
-    """Nothing besides metrics.jsonl."""
+    """metrics.jsonl only."""
 
     name: str = "local"
 
@@ -29,8 +29,8 @@ class WandbConfig(LoggerConfig):
 
     name: str = "wandb"
     project: str = "tbptt"
-    entity: str | None = None  # team or user; the account's default if not given
-    mode: WandbMode = WandbMode.online  # offline: kept in the run directory, to be sent by `wandb sync`
+    entity: str | None = None  # team or user. None: the account's default
+    mode: WandbMode = WandbMode.online  # offline: stored in the run directory, uploaded by `wandb sync`
 
 
 CONFIGS: dict[str, type[LoggerConfig]] = {config.name: config for config in (LocalConfig, WandbConfig)}

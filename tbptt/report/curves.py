@@ -1,4 +1,4 @@
-"""The learning curve of a run, as a picture."""
+"""The figure of a run's learning curve."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tbptt.data.config import Level
 
 
 def loss_axis(level: Level) -> tuple[str, str]:
-    """The key of a loss in metrics and results that people of a level think in, and the words for it."""
+    """The key in metrics and results of the unit that is usual for a level, and its axis label."""
     if level in (Level.char, Level.byte):
         return "bpc", f"bits per {level.name}"
     return "ppl", "perplexity" if level is Level.word else "perplexity per subword"
 
 
 def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title: str) -> None:
-    """Training and validation loss against tokens seen, in bits per character or byte, else as perplexity."""
+    """Draw training and validation loss against tokens seen, as bits per character or byte, or as perplexity."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -30,7 +30,8 @@ def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title
             axes.plot(*zip(*points), label=split, **style)
     finite = sorted(m[key] for m in metrics if m[key])
     if finite:
-        axes.set_ylim(finite[0] * 0.95, finite[int(len(finite) * 0.95)] * 1.05)  # the first steps would hide the rest
+        # Cut off the high losses of the first steps.
+        axes.set_ylim(finite[0] * 0.95, finite[int(len(finite) * 0.95)] * 1.05)
     axes.set(xlabel="tokens seen", ylabel=label, title=title)
     axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: always metrics.jsonl, one JSON object a line; wandb if asked for."""
+"""Writes the metrics of a run: to metrics.jsonl, one JSON object per line, and to Weights & Biases if configured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; what a killed run left of a last line is passed over."""
+    """The records of a metrics.jsonl. An incomplete last line, left by a killed run, is skipped."""
     if not path.exists():
         return []
     lines = path.read_text().split("\n")[:-1]
@@ -24,7 +24,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class NoMetrics:
-    """For the ranks that do not write."""
+    """For ranks that do not write metrics."""
 
     def write(self, record: dict[str, Any]) -> None: ...
 
@@ -32,7 +32,7 @@ class NoMetrics:
 
 
 class Metrics:
-    """Appends to metrics.jsonl, after dropping the lines beyond `step`, from which the run continues."""
+    """Appends to metrics.jsonl, after deleting the lines after `step`, from which the run continues."""
 
     def __init__(self, run_dir: Path, step: int, logger: LoggerConfig, config: dict[str, Any]):
         self.path = run_dir / METRICS
@@ -44,7 +44,7 @@ class Metrics:
         self.wandb = _wandb_run(logger, run_dir, config) if isinstance(logger, WandbConfig) else None
 
     def write(self, record: dict[str, Any]) -> None:
-        # JSON has no infinities: a diverged loss is null.
+        # JSON has no NaN or infinity: a diverged loss is written as null.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self.file.write(json.dumps(finite) + "\n")
         if self.wandb:
@@ -59,14 +59,14 @@ class Metrics:
 
 
 def _wandb_run(config: WandbConfig, run_dir: Path, run_config: dict[str, Any]):
-    """The wandb run of this run directory: the id is kept there, so that a resumed run continues the same one."""
+    """Start or resume the wandb run of this run directory, whose id is stored in the file wandb_id."""
     import wandb
 
     id_file = run_dir / "wandb_id"
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4))
     if config.mode is WandbMode.online and wandb.api.api_key is None:
-        raise UserError("logger=wandb finds no account: run `wandb login` once, or use logger.mode=offline")
+        raise UserError("logger=wandb found no API key: run `wandb login` once, or use logger.mode=offline")
     run = wandb.init(
         project=config.project,
         entity=config.entity,

@@ -1,4 +1,4 @@
-"""What a person watching a run sees: a bar on a terminal, plain lines everywhere else."""
+"""Progress display: a tqdm bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """`advance` after each step, `show` for a line of metrics. On a terminal the bar carries the newest numbers."""
+    """Call `advance` after each step and `show` for each metrics record; a terminal shows the newest one."""
 
-    def __init__(self, total: int, done: int, what: str, level: Level):
-        self.what, self.level, self.total = what, level, total
+    def __init__(self, total: int, done: int, label: str, level: Level):
+        self.label, self.level, self.total = label, level, total
         self.terminal = sys.stderr.isatty() and find_rank_info().rank == 0
-        self.told = time.monotonic()
+        self.logged_at = time.monotonic()
         hidden = not self.terminal
-        self.bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=hidden, dynamic_ncols=True)
+        self.bar = tqdm(total=total, initial=done, desc=label, unit="step", disable=hidden, dynamic_ncols=True)
 
     def advance(self) -> None:
         self.bar.update()
 
-    def reach(self, done: int, total: int) -> None:
-        """Stand at `done` of `total`; off a terminal, say so every quarter of a minute."""
+    def update_to(self, done: int, total: int) -> None:
+        """Show `done` of `total` segments; without a terminal, log it every 15 seconds."""
         self.bar.total = total
         self.bar.update(done - self.bar.n)
-        if not self.terminal and time.monotonic() - self.told > 15:
-            self.told = time.monotonic()
-            log.info("%s: %s of %s segments", self.what, f"{done:,}", f"{total:,}")
+        if not self.terminal and time.monotonic() - self.logged_at > 15:
+            self.logged_at = time.monotonic()
+            log.info("%s: %s of %s segments", self.label, f"{done:,}", f"{total:,}")
 
     def show(self, record: dict[str, Any], seconds_left: float | None = None) -> None:
-        numbers = _in_words(record, self.level)
+        numbers = _format_record(record, self.level)
         if "split" in record:
             log.info("step %s: %s %s", f"{record['step']:,}", record["split"], numbers)
         elif self.terminal:
@@ -51,20 +51,20 @@ class Progress:
 
 
 @contextmanager
-def progress(total: int, done: int, what: str, level: Level) -> Iterator[Progress]:
-    shown = Progress(total, done, what, level)
-    with logging_redirect_tqdm() if shown.terminal else nullcontext():
+def progress(total: int, done: int, label: str, level: Level) -> Iterator[Progress]:
+    display = Progress(total, done, label, level)
+    with logging_redirect_tqdm() if display.terminal else nullcontext():
         try:
-            yield shown
+            yield display
         finally:
-            shown.bar.close()
+            display.bar.close()
 
 
-def _in_words(record: dict[str, Any], level: Level) -> str:
-    words = [f"loss {record['loss']:.3f}"]
-    words.append(f"ppl {record['ppl']:.2f}" if "bpc" not in record else f"{record['bpc']:.3f} bits/{level.name}")
-    words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
-    return ", ".join(words)
+def _format_record(record: dict[str, Any], level: Level) -> str:
+    parts = [f"loss {record['loss']:.3f}"]
+    parts.append(f"ppl {record['ppl']:.2f}" if "bpc" not in record else f"{record['bpc']:.3f} bits/{level.name}")
+    parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:

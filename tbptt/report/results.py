@@ -1,4 +1,4 @@
-"""results.json: what a task has found out, whole or not there."""
+"""results.json, the results of a task, written atomically."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 def start_results(run_dir: Path) -> None:
-    """A run directory has one purpose: UserError if it is a training run's; what else it reports is to be replaced."""
+    """Delete earlier results from `run_dir`. UserError if it belongs to a training run."""
     if (run_dir / "checkpoints").exists():
-        raise UserError(f"{run_dir} is a training run's: choose another hydra.run.dir")
+        raise UserError(f"{run_dir} belongs to a training run: choose another hydra.run.dir")
     (run_dir / RESULTS).unlink(missing_ok=True)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
-    """What an earlier start has found out; nothing if there was none, or it did not come so far."""
+    """The results in `run_dir`; empty if there are none."""
     try:
         return json.loads((run_dir / RESULTS).read_text())
     except (OSError, ValueError):

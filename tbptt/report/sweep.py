@@ -1,4 +1,4 @@
-"""One table and one figure for all jobs of a sweep."""
+"""The table and the figure of all jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tbptt.launch.jobs import wait_for_jobs
 from tbptt.report.sweep_figure import draw_sweep
 
 UNITS = ("loss", "ppl", "bpc", "word_ppl", "bits_per_byte")
-DYNAMIC = "dynamic_"  # before the names of dynamic evaluation's numbers, which are never mixed with the static ones
-RESULTS = (*UNITS, *(DYNAMIC + key for key in UNITS), "tokens", "tokens_per_second", "seconds", "params")
+DYNAMIC_PREFIX = "dynamic_"  # of the keys of dynamic evaluation, which are not compared with static evaluation
+RESULT_KEYS = (*UNITS, *(DYNAMIC_PREFIX + key for key in UNITS), "tokens", "tokens_per_second", "seconds", "params")
 
 
 class SweepReport(Callback):
-    """Reports when the sweep's process ends, so that a failed or interrupted sweep leaves its table too."""
+    """Writes the report when the sweep's process exits, so that a failed or interrupted sweep is reported too."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweep_dir = Path(config.hydra.sweep.dir)
-        wait_for_jobs(sweep_dir, "Waiting for jobs of an earlier start of this sweep:")
+        wait_for_jobs(sweep_dir, "Waiting for jobs that an earlier start of this sweep submitted:")
         atexit.register(_finish, sweep_dir)
 
 
@@ -37,21 +37,21 @@ def _finish(sweep_dir: Path) -> None:
 
 
 def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
-    """Write sweep.csv and sweep.png of all jobs of these sweeps (or single runs) into `target`; print the table."""
-    found = [path for folder in sweep_dirs for path in sorted(folder.glob("*/.hydra"), key=_job_number)]
-    found += [folder / ".hydra" for folder in sweep_dirs if (folder / ".hydra").is_dir()]
-    jobs = [_read_job(path.parent) for path in found]
+    """Write sweep.csv and sweep.png for all jobs of these sweeps (or single runs) into `target`; print the table."""
+    hydra_dirs = [path for folder in sweep_dirs for path in sorted(folder.glob("*/.hydra"), key=_job_number)]
+    hydra_dirs += [folder / ".hydra" for folder in sweep_dirs if (folder / ".hydra").is_dir()]
+    jobs = [_read_job(path.parent) for path in hydra_dirs]
     if not jobs:
         return
     varied = _varied([overrides for overrides, _ in jobs])
     rows: list[dict[str, Any]] = [results | {key: overrides.get(key) for key in varied} for overrides, results in jobs]
-    columns = [*varied, "status", *(key for key in RESULTS if any(key in row for row in rows))]
+    columns = [*varied, "status", *(key for key in RESULT_KEYS if any(key in row for row in rows))]
     with open(target / "sweep.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    # Jobs are compared by the numbers of dynamic evaluation where there are any, and then without those that have none.
-    prefix = DYNAMIC if any(f"{DYNAMIC}loss" in row for row in rows) else ""
+    # If any job has a dynamic evaluation, only such jobs are compared, by their dynamic losses.
+    prefix = DYNAMIC_PREFIX if any(f"{DYNAMIC_PREFIX}loss" in row for row in rows) else ""
     compared = [row for row in rows if f"{prefix}loss" in row]
     best = min(compared, key=lambda row: float(row[f"{prefix}loss"]), default=None)
     _print_table(rows, columns, len(varied), best)
@@ -67,40 +67,39 @@ def _job_number(path: Path) -> tuple[int, str]:
 
 
 def _read_job(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A job's overrides, and its results or how it failed."""
-    words = [str(word) for word in OmegaConf.load(folder / ".hydra/overrides.yaml")]
-    overrides = dict(map(_setting, words))
+    """The overrides of a job, and its results or its error."""
+    overrides = dict(_parse_override(str(each)) for each in OmegaConf.load(folder / ".hydra/overrides.yaml"))
     results, error = folder / "results.json", folder / "error.txt"
     if error.exists():
-        last_line = error.read_text().strip().splitlines()[-1:]  # the others, if there are any, are a traceback
+        last_line = error.read_text().strip().splitlines()[-1:]  # lines before it are a traceback
         return overrides, {"status": f"failed: {''.join(last_line)}"}
     if not results.exists():
         return overrides, {"status": "unfinished"}
     return overrides, {"status": "done"} | json.loads(results.read_text())
 
 
-def _setting(word: str) -> tuple[str, Any]:
-    """A word of the command line: its key, which may be a group, and its value, a number where it is one."""
-    key, _, value = word.lstrip("+").partition("=")
+def _parse_override(override: str) -> tuple[str, Any]:
+    """The key (or group) of an override, and its value: a number, a truth value or a string."""
+    key, _, value = override.lstrip("+").partition("=")
     typed = OmegaConf.from_dotlist([f"value={value}"]).value
     return key, value if isinstance(typed, DictConfig | ListConfig) else typed
 
 
 def _varied(jobs: list[dict[str, Any]]) -> list[str]:
-    """The settings that differ between jobs, in the order of the command line."""
+    """The settings that differ between jobs, in command-line order."""
     keys = list(dict.fromkeys(key for job in jobs for key in job))
     return [key for key in keys if len({str(job.get(key)) for job in jobs}) > 1]
 
 
 def _print_table(rows: list[dict[str, Any]], columns: list[str], settings: int, best: dict[str, Any] | None) -> None:
-    """The first columns are `settings`, printed as they were typed; the others are results."""
+    """Print the rows. The first `settings` columns are settings, printed as given; the others are results."""
     cells = [columns]
     for row in rows:
-        typed = [" ".join(str(row[column]).split()) for column in columns[:settings]]
-        cells.append(typed + [_cell(row.get(column)) for column in columns[settings:]])
+        given = [" ".join(str(row[column]).split()) for column in columns[:settings]]
+        cells.append(given + [_cell(row.get(column)) for column in columns[settings:]])
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line, shown in zip(cells, [None, *rows]):
-        mark = "  <- best" if shown is not None and shown is best else ""
+    for line, job in zip(cells, [None, *rows]):
+        mark = "  <- best" if job is not None and job is best else ""
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) + mark)
 
 

@@ -1,4 +1,4 @@
-"""The figure of a sweep: the result against one setting, a line for every combination of the others."""
+"""The figure of a sweep: the loss against one setting, with a line for every combination of the others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ AXES = {
     "model.tgt_len": "segment length in training (tokens)",
     "optimizer.lr": "learning rate",
 }
-FIRST = ("eval.mem_len", "model.mem_len")  # what papers put on the x axis, if it varies
-CROWD = 10  # more values than these are not all written at the axis
+PREFERRED_X = ("eval.mem_len", "model.mem_len")  # on the x axis if they vary, as in the papers
+MAX_TICKS = 10  # with more values, matplotlib chooses the ticks
 
 
 def draw_sweep(rows: list[dict[str, Any]], varied: list[str], prefix: str, target: Path) -> None:
-    """`varied` are the settings that differ between the rows; `prefix` says which of their numbers is drawn."""
+    """Draw the loss of each row. `varied`: the settings that differ; `prefix`: of the loss key, or empty."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -51,7 +51,7 @@ def draw_sweep(rows: list[dict[str, Any]], varied: list[str], prefix: str, targe
         if values[0] > 0 and values[-1] / values[0] >= 16:
             axes.set_xscale("log")
             axes.minorticks_off()
-        if len(values) <= CROWD:
+        if len(values) <= MAX_TICKS:
             axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xlabel(AXES.get(x, x))
         axes.set_ylabel(label)
@@ -61,8 +61,9 @@ def draw_sweep(rows: list[dict[str, Any]], varied: list[str], prefix: str, targe
 
 
 def _x_axis(rows: list[dict[str, Any]], varied: list[str]) -> str | None:
-    """Memory length if it varies, else the number with most values; None if only words vary."""
+    """Memory length if it varies, else the numeric setting with the most values; None if no numeric setting varies."""
     numeric = [k for k in varied if all(type(row[k]) in (int, float) for row in rows)]
     return next(
-        (k for k in FIRST if k in numeric), max(numeric, key=lambda k: len({row[k] for row in rows}), default=None)
+        (k for k in PREFERRED_X if k in numeric),
+        max(numeric, key=lambda k: len({row[k] for row in rows}), default=None),
     )

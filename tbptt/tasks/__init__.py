@@ -1,4 +1,4 @@
-"""What `python run.py task=...` does: one module per task, and what is common to all of them."""
+"""The tasks of `python run.py task=...`: one module per task, and what all tasks share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tbptt.cli.config import Config, Task, typed
 from tbptt.cli.errors import exit_with
-from tbptt.cli.processes import processes, run_in_world
+from tbptt.cli.processes import process_count, run_in_world
 from tbptt.device import pick_device
 from tbptt.errors import UserError
 from tbptt.launch.rank_info import find_rank_info
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 
 class TaskModule(Protocol):
-    """What the module of a task defines."""
+    """The functions that the module of a task defines."""
 
     def check(self, config: Config) -> None:
-        """Raise UserError for what cannot work, as far as it is known before the run directory is made."""
+        """Raise UserError for invalid settings, as far as they can be detected before the run directory is created."""
 
     def run(self, config: Config, run_dir: Path, world: World) -> None:
-        """Do the task on this rank."""
+        """Run the task on this rank."""
 
     def unused_settings(self, config: Config) -> dict[str, str]:
-        """The keys and groups that the task makes no use of, each with the reason."""
+        """The keys and groups that the task does not use, each with the reason."""
 
 
 TASKS: dict[Task, TaskModule] = {
@@ -51,7 +51,7 @@ NAMED_CHOICES = ("model", "optimizer", "scheduler", "eval/dynamic", "generate", 
 
 
 class CheckConfig(Callback):
-    """Checks a single run's configuration before Hydra makes its run directory."""
+    """Checks the configuration of a single run before Hydra creates its run directory."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         composed = config.copy()
@@ -60,24 +60,24 @@ class CheckConfig(Callback):
         try:
             checked = typed(composed)
             check(checked)
-            processes(checked, find_rank_info())
+            process_count(checked, find_rank_info())
         except (UserError, OmegaConfBaseException) as error:
-            exit_with(error)  # Hydra swallows a callback's Exceptions, but no SystemExit
+            exit_with(error)  # Hydra suppresses Exceptions of callbacks, but not SystemExit
 
 
 def run(composed: DictConfig) -> None:
-    """Do the task in Hydra's output directory, in as many processes as there are GPUs, or as were asked for."""
+    """Run the task in Hydra's output directory, in one process per GPU or in trainer.devices processes."""
     run_in_world(composed, entry=run, check=check, work=_perform)
 
 
 def check(config: Config) -> None:
-    """Raise UserError for settings that cannot work, those of all tasks and those of this one."""
+    """Raise UserError for invalid settings: those common to all tasks and those of the chosen task."""
     config.eval.check()
     for group in NAMED_CHOICES:
         key = group.replace("/", ".")
         chosen = attrgetter(key)(config)
         if chosen.name != type(chosen).name:
-            raise UserError(f"{key}.name={chosen.name} is not how to choose: type {group}={chosen.name}")
+            raise UserError(f"{key}.name={chosen.name} cannot be set: use {group}={chosen.name}")
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed} must be at least 0 and below 2^63")
     device = pick_device(config.trainer.device)
@@ -89,10 +89,10 @@ def check(config: Config) -> None:
 
 
 def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
-    """One sentence for each word of the command line that this task makes no use of."""
-    unused = {name: f"that is for task={name}" for name in ("import", "export") if name != config.task.name}
+    """One sentence for each override that this task does not use."""
+    unused = {name: f"it is only for task={name}" for name in ("import", "export") if name != config.task.name}
     if config.task is not Task.generate:
-        unused |= dict.fromkeys(("prompt", "generate"), "it writes no text")
+        unused |= dict.fromkeys(("prompt", "generate"), "it generates no text")
     unused |= TASKS[config.task].unused_settings(config)
     keys = {override.split("=")[0].replace("/", "."): override for override in overrides}
     return [

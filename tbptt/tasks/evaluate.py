@@ -1,4 +1,4 @@
-"""`task=eval`: a split scored with the weights of a checkpoint, and all there is to say about the number."""
+"""`task=eval`: scores a split with the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from tbptt.cli.config import Config, as_dict
-from tbptt.cli.processes import in_parallel
+from tbptt.cli.processes import runs_in_parallel
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.device import Precision
 from tbptt.errors import UserError
@@ -30,25 +30,27 @@ log = logging.getLogger(__name__)
 def check(config: Config) -> None:
     require_checkpoint(config)
     dynamic = config.eval.dynamic
-    if dynamic.follows and config.trainer.precision is Precision.fp16:
-        raise UserError("eval/dynamic has no loss scaling, which trainer.precision=fp16 needs: use bf16 or fp32")
+    if dynamic.enabled and config.trainer.precision is Precision.fp16:
+        raise UserError(
+            "eval/dynamic does not support trainer.precision=fp16, which needs loss scaling: use bf16 or fp32"
+        )
     if isinstance(dynamic, RMSDynamicConfig) and config.data.is_one_text:
         raise UserError(
-            f"eval/dynamic=rms is scaled by gradients of training text, and data.path={config.data.path} is one text: "
-            "use eval/dynamic=sgd"
+            f"eval/dynamic=rms needs gradients of training text, but data.path={config.data.path} is one text: use "
+            "eval/dynamic=sgd"
         )
 
 
 def unused_settings(config: Config) -> dict[str, str]:
     unused = dict.fromkeys(("optimizer", "scheduler", "logger"), "nothing is trained")
-    unused["model"] = "the model is the checkpoint's, and how far it looks back is set by eval.mem_len and the like"
-    if not in_parallel(config):
-        unused["trainer.devices"] = "it goes on step by step, on one device"
-    unused |= dict.fromkeys(("data.batch_size", "trainer.micro_batch"), "its lanes are eval.batch_size")
+    unused["model"] = "the model is the checkpoint's; set its context with eval.mem_len, eval.clamp_len, ..."
+    if not runs_in_parallel(config):
+        unused["trainer.devices"] = "it runs sequentially, on one device"
+    unused |= dict.fromkeys(("data.batch_size", "trainer.micro_batch"), "the number of lanes is eval.batch_size")
     if config.data.is_one_text:
         reading = ("data.level", "data.lower", "data.min_count", "data.max_vocab", "data.vocabulary", "eval.split")
-        unused |= dict.fromkeys(reading, "data.path is one text, read whole and as the checkpoint's run reads")
-    return unused | {"seed": "nothing is random in it"}
+        unused |= dict.fromkeys(reading, "data.path is one text, read completely and with the vocabulary of the run")
+    return unused | {"seed": "nothing is random in an evaluation"}
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
@@ -58,9 +60,9 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     corpus = corpus_to_score(config, trained.checkpoint, overrides)
     inputs = _inputs(config, trained, corpus)
     losses = losses_file(config, run_dir)
-    known = read_results(run_dir).get("scored") == inputs and (losses is None or losses.is_file())
-    if world.broadcast(known):
-        log.info("Scored before: %s; delete it to score again", run_dir / RESULTS)
+    already_scored = read_results(run_dir).get("scored") == inputs and (losses is None or losses.is_file())
+    if world.broadcast(already_scored):
+        log.info("Already scored: %s; delete it to score again", run_dir / RESULTS)
         return
     if world.is_main:
         start_results(run_dir)
@@ -68,16 +70,16 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     for note in trained.model.notes():
         log.info("%s", note)
     results = score_split(config, trained.config.tgt_len, trained.model, corpus, run_dir, world)
-    if config.eval.dynamic.follows:
+    if config.eval.dynamic.enabled:
         results |= _score_dynamically(config, trained, corpus)
     if world.is_main:
         write_results(results | {"scored": inputs}, run_dir)
 
 
 def _inputs(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> dict[str, Any]:
-    """All that the numbers follow from: an evaluation with the same inputs need not be repeated."""
+    """All that the results depend on: an evaluation with the same inputs is not repeated."""
     return {
-        "checkpoint": trained.checkpoint.name(),
+        "checkpoint": trained.checkpoint.identifier(),
         "precision": config.trainer.precision.name,
         "text": hashlib.sha256(corpus.splits[config.eval.split.name].data).hexdigest(),
         "eval": as_dict(config.eval),
@@ -85,12 +87,12 @@ def _inputs(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> di
 
 
 def _score_dynamically(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> dict[str, Any]:
-    """Score once more, with weights that follow the text: numbers under names of their own, beside the static ones."""
+    """Score the split by dynamic evaluation. The keys of the results start with dynamic_."""
     split, level, precision = config.eval.split.name, corpus.vocabulary.level, config.trainer.precision
-    log.info("Dynamic evaluation, in one lane from the start")
+    log.info("Dynamic evaluation, in one lane")
     streams, tgt_len = (corpus.splits[split], corpus.splits.get("train")), trained.config.tgt_len
     with progress(1, 0, "dynamic", level) as bar:
-        scored = score_dynamically(trained.model, *streams, config.eval, tgt_len, precision, bar.reach)
+        scored = score_dynamically(trained.model, *streams, config.eval, tgt_len, precision, bar.update_to)
     units = loss_units(scored.loss, level)
     units |= original_units(scored.loss, scored.tokens, level, corpus.meta["splits"][split])
     log.info("Dynamic loss (base 2): %.4f, Perplexity: %.2f", scored.loss / math.log(2), units["ppl"])

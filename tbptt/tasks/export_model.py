@@ -1,4 +1,4 @@
-"""`task=export`: a checkpoint -> the files of another system; what was imported goes out bit for bit as it came in."""
+"""`task=export`: converts a checkpoint to the files of another system. Imported weights are exported bit for bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from tbptt.cli.config import Config
 from tbptt.data import language, subwords
 from tbptt.data.config import Level
-from tbptt.data.vocabulary import Vocabulary, written_vocabulary
+from tbptt.data.vocabulary import Vocabulary, load_vocabulary
 from tbptt.errors import UserError, full_disk_reported
 from tbptt.interop import hf, original
 from tbptt.interop.config import ExportConfig, ExportFormat
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def check(config: Config) -> None:
-    """Reads the checkpoint, so that a damaged one leaves no run directory behind."""
+    """Also opens the checkpoint, so that no run directory is created for a damaged one."""
     folder = require_checkpoint(config)
     config.export.check()
     check_format(_open_once(folder), config.export)
@@ -37,11 +37,11 @@ def check(config: Config) -> None:
 
 def unused_settings(config: Config) -> dict[str, str]:
     groups = ("data", "model", "eval", "optimizer", "scheduler", "trainer", "logger", "experiment", "seed")
-    return dict.fromkeys(groups, "it only brings a model into another form")
+    return dict.fromkeys(groups, "it only converts a model")
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
-    """Write `config.checkpoint` as `config.export` says."""
+    """Write `config.checkpoint` in the format and directory of `config.export`."""
     checkpoint = _open_once(require_checkpoint(config))
     log.info("Exported %s: %s", checkpoint.folder, write(checkpoint, config.export))
 
@@ -52,31 +52,33 @@ def _open_once(folder: Path) -> Checkpoint:
 
 
 def check_format(checkpoint: Checkpoint, config: ExportConfig) -> None:
-    """UserError for a model that the format has no place for."""
+    """UserError if the format cannot represent the model."""
     name = checkpoint.info["config"]["model"]["name"]
     if config.format is not ExportFormat.safetensors and name != TransformerXLConfig.name:
-        formats = f"export.format={ExportFormat.safetensors.name}"
-        raise UserError(f"{checkpoint.folder} is of model {name}, which they do not have: only {formats} can hold it")
+        raise UserError(
+            f"{checkpoint.folder} is of model {name}, which does not exist in the original or HF: use "
+            f"export.format={ExportFormat.safetensors.name}"
+        )
 
 
 def write(checkpoint: Checkpoint, config: ExportConfig) -> Path:
-    """Write the directory config.path, which appears when it is whole."""
+    """Write the directory config.path atomically."""
     assert config.path is not None
     target = Path(config.path).expanduser()
-    building = target.with_name(f"{target.name}.writing")
-    shutil.rmtree(building, ignore_errors=True)
+    partial = target.with_name(f"{target.name}.writing")
+    shutil.rmtree(partial, ignore_errors=True)
     with full_disk_reported(target.parent, "export.path"):
-        building.mkdir(parents=True)
+        partial.mkdir(parents=True)
         try:
-            _fill(building, checkpoint, config)
+            _write_files(partial, checkpoint, config)
         except UserError:
-            shutil.rmtree(building)
+            shutil.rmtree(partial)
             raise
-        os.rename(building, target)
+        os.rename(partial, target)
     return target
 
 
-def _fill(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> None:
+def _write_files(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> None:
     run_dir, n_token = checkpoint.run_dir, checkpoint.info["identity"]["data"]["vocab_size"]
     for name in (language.FILE, subwords.FILE):
         if (run_dir / name).is_file():
@@ -91,15 +93,16 @@ def _fill(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> None:
     model = config.build(n_token)
     checkpoint.load_weights(model)
     if export.format is ExportFormat.hf:
-        hf.write(model, config, _words(run_dir), folder)
+        hf.write(model, config, _word_vocabulary(run_dir), folder)
     else:
         torch.save(original.state_dict(model), folder / "state_dict.pt")
         _write_json(folder / "args.json", original.arguments(config, n_token))
 
 
-def _words(run_dir: Path) -> Vocabulary | None:
+def _word_vocabulary(run_dir: Path) -> Vocabulary | None:
+    """The vocabulary of a word-level run; None for other levels, or if the run has none."""
     path = run_dir / language.FILE
-    vocabulary = written_vocabulary(path) if path.is_file() else None
+    vocabulary = load_vocabulary(path) if path.is_file() else None
     return vocabulary if vocabulary is not None and vocabulary.level is Level.word else None
 
 

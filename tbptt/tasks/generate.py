@@ -1,4 +1,4 @@
-"""`task=generate`: continuations of a prompt, on the screen as they come and in the run directory.
+"""`task=generate`: generates continuations of a prompt, on the screen and in the run directory.
 
 Shapes: P tokens of the prompt, B samples or beams.
 """
@@ -41,23 +41,23 @@ def check(config: Config) -> None:
 
 def unused_settings(config: Config) -> dict[str, str]:
     unused = dict.fromkeys(("optimizer", "scheduler", "logger"), "nothing is trained")
-    unused["model"] = "the model is the checkpoint's, and how far it looks back is set by eval.mem_len and the like"
-    unused["trainer.devices"] = "it goes on step by step, on one device"
-    unused["trainer.micro_batch"] = "its lanes are generate.samples"
+    unused["model"] = "the model is the checkpoint's; set its context with eval.mem_len, eval.clamp_len, ..."
+    unused["trainer.devices"] = "it runs sequentially, on one device"
+    unused["trainer.micro_batch"] = "the number of lanes is generate.samples"
     keys = ("eval.split", "eval.batch_size", "eval.burn_in", "eval.max_tokens", "eval.dynamic")
     unused |= dict.fromkeys(keys, "nothing is scored")
-    return unused | ({"seed": "nothing is random in it"} if isinstance(config.generate, BeamConfig) else {})
+    return unused | ({"seed": "nothing is random in a beam search"} if isinstance(config.generate, BeamConfig) else {})
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
-    """Continue a prompt with the model of a checkpoint, under the settings of the `generate` group."""
+    """Continue a prompt with the model of a checkpoint, with the settings of the `generate` group."""
     start_results(run_dir)
     overrides = HydraConfig.get().overrides.task
     trained = open_trained(config, overrides, world.device)
-    _look_back(trained, config)
+    _set_context(trained, config)
     language = language_of(config, trained.checkpoint, overrides)
     prompt = _read_prompt(config, language, run_dir)
-    log.info("Going on with %s (step %s)", trained.checkpoint.folder, f"{trained.checkpoint.info['step']:,}")
+    log.info("Generating with %s (step %s)", trained.checkpoint.folder, f"{trained.checkpoint.info['step']:,}")
     started = time.perf_counter()
     if isinstance(config.generate, SampleConfig):
         writers, signum = _sample(config, trained, prompt, world)
@@ -72,7 +72,7 @@ def run(config: Config, run_dir: Path, world: World) -> None:
 
 @dataclass
 class Prompt:
-    """What is to be continued, and where its continuations go."""
+    """The prompt, and the folder for its continuations."""
 
     text: str
     tokens_P: Tensor  # int64, on the CPU
@@ -80,22 +80,22 @@ class Prompt:
     folder: Path
 
     def writer(self, number: int) -> ContinuationWriter:
-        """Of continuation `number`, from 1; the first is shown on the screen as it comes."""
+        """A writer for continuation `number`, from 1. The first is printed while it is generated."""
         self.folder.mkdir(exist_ok=True)
         text_decoder = decoder(self.language, self.text, self.tokens_P.numpy())
-        return ContinuationWriter(self.folder / f"{number}.txt", self.text, text_decoder, shown=number == 1)
+        return ContinuationWriter(self.folder / f"{number}.txt", self.text, text_decoder, echo=number == 1)
 
 
-def _look_back(trained: TrainedModel, config: Config) -> None:
-    """Set how far the model looks back. UserError if it would not see the prompt at all."""
+def _set_context(trained: TrainedModel, config: Config) -> None:
+    """Apply the context settings of the `eval` group. UserError if the model could not attend to the prompt."""
     trained.model.eval()
     trained.model.set_context(**config.eval.context())
     if trained.model.context().get("mem_len") == 0:
-        raise UserError("with a memory of 0 every token would see itself alone: set eval.mem_len to 1 or more")
+        raise UserError("with mem_len=0, a token attends only to itself: set eval.mem_len to 1 or more")
 
 
 def _read_prompt(config: Config, language: Language, run_dir: Path) -> Prompt:
-    """The prompt in the run's tokens. What an earlier start has generated is deleted."""
+    """Encode the prompt, and delete the continuations of an earlier start."""
     text = config.generate.read_prompt(config.prompt)
     prompt = Prompt(text, torch.from_numpy(encode(text, language)), language, run_dir / "generated")
     shutil.rmtree(prompt.folder, ignore_errors=True)
@@ -109,7 +109,7 @@ def _tgt_len(config: Config, trained: TrainedModel) -> int:
 def _sample(
     config: Config, trained: TrainedModel, prompt: Prompt, world: World
 ) -> tuple[list[ContinuationWriter], int]:
-    """Write all samples token by token, until their length or a signal, whose number is returned (0: none)."""
+    """Write all samples token by token, up to their length or a stop signal. Returns the signal too, or 0."""
     settings, signum = config.generate, 0
     assert isinstance(settings, SampleConfig)
     writers = [prompt.writer(number) for number in range(1, settings.samples + 1)]
@@ -119,13 +119,13 @@ def _sample(
             trained.model, tokens_P, settings, config.seed, tgt_len, config.trainer.precision
         ):
             _add(writers, tokens_B, log_probs_B)
-            if signum := stop.agreed():
+            if signum := stop.agreed_signal():
                 break
     return writers, signum
 
 
 def _beam_search(config: Config, trained: TrainedModel, prompt: Prompt, world: World) -> list[ContinuationWriter]:
-    """Write the continuations that the search has found, the likeliest first."""
+    """Run a beam search and write the continuations found, most likely first."""
     settings = config.generate
     assert isinstance(settings, BeamConfig)
     tokens_P, tgt_len = prompt.tokens_P.to(world.device), _tgt_len(config, trained)
@@ -145,7 +145,7 @@ def _add(writers: list[ContinuationWriter], tokens_B: Tensor, log_probs_B: Tenso
 
 
 def _show_others(writers: list[ContinuationWriter], prompt: Prompt) -> None:
-    """End all continuations; show those that were not shown as they came."""
+    """Close all writers; print all continuations but the first, which was printed while it was generated."""
     for writer in writers:
         writer.close()
     for number, writer in enumerate(writers[1:], start=2):

@@ -1,4 +1,4 @@
-"""`task=import`: another system's checkpoint -> a run directory with checkpoint, configuration and vocabulary."""
+"""`task=import`: converts another system's checkpoint to a run directory with checkpoint and vocabulary."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ log = logging.getLogger(__name__)
 
 
 def check(config: Config) -> None:
-    """Reads all of it, so that a wrong file leaves no run directory behind."""
+    """Also reads all files, so that no run directory is created for an invalid one."""
     config.importing.check()
     _read_once(*_source(config.importing))
 
 
 def unused_settings(config: Config) -> dict[str, str]:
     groups = ("data", "model", "eval", "optimizer", "scheduler", "trainer", "logger", "experiment", "seed")
-    unused = dict.fromkeys(groups, "it only brings a model into another form")
-    return unused | {"checkpoint": "import.path is what it reads"}
+    unused = dict.fromkeys(groups, "it only converts a model")
+    return unused | {"checkpoint": "it reads import.path"}
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
-    """Make a run directory of what `check` has read."""
+    """Write the model that `check` has read to a run directory."""
     imported = _read_once(*_source(config.importing))
     write(imported, config.importing, run_dir)
     report(imported, run_dir)
@@ -52,22 +52,22 @@ def _read_once(*source: Any) -> Imported:
 
 
 def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
-    """The run directory; its checkpoint comes last, so that what can be used is whole. UserError if it has one."""
+    """Write the run directory, its checkpoint last: with one, it is complete. UserError if there are checkpoints."""
     assert config.format is not None
     checkpoints = Checkpoints(run_dir / "checkpoints", keep=1)
     if checkpoints.folder.exists():
         raise UserError(f"{run_dir} has checkpoints already: delete it, or choose another hydra.run.dir")
-    words = imported.vocabulary
-    if words is not None:
+    vocabulary = imported.vocabulary
+    if vocabulary is not None:
         new = run_dir / f"{language.FILE}.new"
-        new.write_text(words.to_json(), encoding="utf-8")
+        new.write_text(vocabulary.to_json(), encoding="utf-8")
         os.replace(new, run_dir / language.FILE)
     model = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
     data = {
         "name": f"import.format={config.format.name}",
-        "level": (words.level if words is not None else Level.word).name,
+        "level": (vocabulary.level if vocabulary is not None else Level.word).name,
         "vocab_size": imported.model.embedding.bounds[-1][1],
-        "vocabulary_sha256": words.sha256 if words is not None else None,
+        "vocabulary_sha256": vocabulary.sha256 if vocabulary is not None else None,
         "train_sha256": None,
     }
     optimizer = {"optimizer": {"name": AdamConfig.name}} if imported.adam else {}
@@ -81,24 +81,24 @@ def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
 
 
 def report(imported: Imported, run_dir: Path) -> None:
-    """Log what came along, what did not, and the commands that go on from here."""
+    """Log what was imported, what was not, and the commands to use the model."""
     params = sum(parameter.numel() for parameter in imported.model.parameters())
     log.info("%s parameters, after %s updates", f"{params:,}", f"{imported.step:,}")
     for note in imported.notes:
         log.info("Note: %s", note)
     if imported.vocabulary is None:
         log.warning(
-            "No vocabulary came along: of a corpus only the number of words can be compared (import.vocabulary=)"
+            "No vocabulary was found: only its size will be compared with that of a corpus; set import.vocabulary=FILE"
         )
     log.info("Evaluate it: python run.py task=eval checkpoint=%s data=...", run_dir)
-    log.info("Train it on: python run.py checkpoint=%s data=... %s", run_dir, " ".join(_overrides(imported)))
+    log.info("Continue its training: python run.py checkpoint=%s data=... %s", run_dir, " ".join(_overrides(imported)))
 
 
 def _overrides(imported: Imported) -> list[str]:
-    """The command line's words for the imported model's settings."""
+    """The overrides that set the model's configuration to that of the imported model."""
     plain = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
     assert isinstance(plain, dict)
     chosen = {str(key): value for key, value in plain.items() if key != "name"}
-    words = {key: str(value).lower().replace(" ", "").replace("none", "null") for key, value in chosen.items()}
+    values = {key: str(value).lower().replace(" ", "").replace("none", "null") for key, value in chosen.items()}
     adam = ["optimizer.from_checkpoint=true"] if imported.adam else []
-    return ["model=txl_16l", *(f"model.{key}={word}" for key, word in words.items()), *adam]
+    return ["model=txl_16l", *(f"model.{key}={value}" for key, value in values.items()), *adam]

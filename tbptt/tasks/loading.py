@@ -1,6 +1,6 @@
-"""What `checkpoint=` names, opened: the model, the corpus that it is scored on, the language that it reads and writes.
+"""Opens a checkpoint: its model, the corpus to score it on, and its language (vocabulary and tokenizer).
 
-`overrides` is the command line throughout: its data.* say where the corpus is, or which other one.
+`overrides` are those of the command line: data=... and data.*=... replace the checkpoint's corpus settings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tbptt.cli.config import Config, from_dict
 from tbptt.data import language
 from tbptt.data.config import DataConfig
 from tbptt.data.corpora import corpus_named
-from tbptt.data.language import Language, corpus_language, kept_language
+from tbptt.data.language import Language, corpus_language, load_language
 from tbptt.data.own_text import open_own_text
 from tbptt.data.prepare import PreparedCorpus, open_corpus
 from tbptt.device import parameter_dtype
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainedModel:
-    """A checkpoint, and its model on a device in the precision asked for."""
+    """A checkpoint and its model, on the device and in the precision of this run."""
 
     checkpoint: Checkpoint
     config: ModelConfig
@@ -40,24 +40,25 @@ class TrainedModel:
 
 
 def require_checkpoint(config: Config) -> Path:
-    """The folder that `checkpoint=` names, of a task that needs one. UserError without it."""
+    """The folder of `config.checkpoint`. UserError if it is not set."""
     if config.checkpoint is None:
-        raise UserError(f"task={config.task.name} needs checkpoint=RUN, a run directory or a checkpoint of one")
+        raise UserError(f"task={config.task.name} needs checkpoint=RUN, a run directory or one of its checkpoints")
     return locate_checkpoint(config.checkpoint)
 
 
 def open_trained(config: Config, overrides: Sequence[str], device: torch.device) -> TrainedModel:
     """Open config.checkpoint. UserError if the settings of `eval` or `trainer` do not fit its model."""
     assert config.checkpoint is not None
-    for word in overrides:
-        if word.startswith(("model=", "experiment=")):
+    for override in overrides:
+        if override.startswith(("model=", "experiment=")):
             raise UserError(
-                f"{word} would change how checkpoint={config.checkpoint} is evaluated, not what: leave it out, and "
-                "choose eval=wt103_base and the like, or eval.mem_len and the like"
+                f"{override} does not replace the model of checkpoint={config.checkpoint}, only evaluation settings: "
+                "remove it, and set eval.mem_len, ... or choose a group such as eval=wt103_base"
             )
     checkpoint = find_checkpoint(config.checkpoint)
     trained = checkpoint.info["config"]["model"]
-    schema = MODELS[trained["name"]]  # how its numbers were computed, on another machine perhaps, is not asked again
+    schema = MODELS[trained["name"]]
+    # Settings that do not affect results are not taken over: they may suit only the machine that trained the model.
     model_config = from_dict(schema, {key: value for key, value in trained.items() if key not in schema.RESULT_NEUTRAL})
     model_config.check_eval(config.eval.context())
     model_config.check_precision(config.trainer.precision, device)
@@ -70,9 +71,9 @@ def open_trained(config: Config, overrides: Sequence[str], device: torch.device)
 
 
 def corpus_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> PreparedCorpus:
-    """The checkpoint's corpus, another one, or with data=text a file of the user's, read in the language of the run.
+    """The checkpoint's corpus, another corpus, or (data=text data.path=FILE) a text read with the run's vocabulary.
 
-    UserError if its vocabulary is not the model's.
+    UserError if the corpus has another vocabulary than the model.
     """
     if config.data.is_one_text:
         path = Path(str(config.data.path)).expanduser()
@@ -80,45 +81,45 @@ def corpus_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[
         return open_own_text(path, config.eval.split.name, _kept_language(checkpoint))
     given = config.data.path
     if config.data.name == "text" and not (given and Path(given).expanduser().exists()):
-        found = "needs data.path=FILE" if given is None else f"found no data.path={given}"
-        raise UserError(f"data=text {found}: a text to score, or a folder with train.txt, valid.txt, test.txt")
+        problem = "needs data.path=FILE" if given is None else f"found no data.path={given}"
+        raise UserError(f"data=text {problem}: give a text to score, or a folder with train.txt, valid.txt, test.txt")
     corpus = open_corpus(_data(config, checkpoint, overrides))
-    checkpoint.refuse_other_vocabulary(corpus.identity())
+    checkpoint.check_vocabulary(corpus.identity())
     return corpus
 
 
 def language_of(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> Language:
-    """The language that the run has kept, else that of its corpus, which is opened for it."""
+    """The language saved in the run directory, or else that of the corpus."""
     if not (checkpoint.run_dir / language.FILE).is_file():
         return corpus_language(corpus_to_score(config, checkpoint, overrides))
-    for word in _data_words(overrides):
-        log.warning("%s has no effect with task=%s: the run has its own vocabulary", word, config.task.name)
+    for override in _data_overrides(overrides):
+        log.warning("%s has no effect with task=%s: the run has its own vocabulary", override, config.task.name)
     return _kept_language(checkpoint)
 
 
 def _kept_language(checkpoint: Checkpoint) -> Language:
     data = checkpoint.info["config"]["data"]
     sha256 = checkpoint.info["identity"]["data"]["vocabulary_sha256"]
-    return kept_language(checkpoint.run_dir, sha256, lower=bool(data and data["lower"]))
+    return load_language(checkpoint.run_dir, sha256, lower=bool(data and data["lower"]))
 
 
 def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> DataConfig:
-    """The corpus of the checkpoint, unless the command line names another or changes where it is."""
-    words, trained = _data_words(overrides), checkpoint.info["config"]["data"]
-    if any(word.startswith("data=") for word in words):
+    """The corpus settings of the checkpoint, changed or replaced by those of the command line."""
+    given, trained = _data_overrides(overrides), checkpoint.info["config"]["data"]
+    if any(override.startswith("data=") for override in given):
         corpus_named(config.data.name).check(config.data)
         return config.data
     if trained is None:
         raise UserError(
-            f"checkpoint={config.checkpoint} was imported and brings no corpus: name one, as in data=wikitext103, "
+            f"checkpoint={config.checkpoint} was imported and has no corpus: choose one, as in data=wikitext103, "
             "data=fairseq data.path=DATA-BIN or data=text data.path=FILE"
         )
-    own = dict(OmegaConf.from_dotlist([word.removeprefix("data.") for word in words]))
-    data = from_dict(DataConfig, trained | own)
+    changes = dict(OmegaConf.from_dotlist([override.removeprefix("data.") for override in given]))
+    data = from_dict(DataConfig, trained | changes)
     corpus_named(data.name).check(data)
     return data
 
 
-def _data_words(overrides: Sequence[str]) -> list[str]:
-    words = [word.lstrip("+") for word in overrides]
-    return [word for word in words if word.startswith(("data=", "data."))]
+def _data_overrides(overrides: Sequence[str]) -> list[str]:
+    stripped = [override.lstrip("+") for override in overrides]
+    return [override for override in stripped if override.startswith(("data=", "data."))]

@@ -1,4 +1,4 @@
-"""`task=prepare`: download and prepare a corpus ahead of time, on a login node say, and report its counts."""
+"""`task=prepare`: downloads and prepares a corpus in advance, e.g. on a login node, and logs its token counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unused_settings(config: Config) -> dict[str, str]:
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
-    """Make the token files of config.data, unless they are there, and log how many tokens each split has."""
+    """Write the token files of config.data unless they exist, and log the number of tokens in each split."""
     corpus = open_corpus(config.data)
     log.info("%s: %s entries in the vocabulary", corpus.meta["title"], f"{len(corpus.vocabulary):,}")
     for split, counts in corpus.meta["splits"].items():

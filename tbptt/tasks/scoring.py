@@ -1,4 +1,4 @@
-"""A split scored and reported on, as training does at its end and `task=eval` for any checkpoint."""
+"""Scores a split and reports the results, for `task=eval` and for the end of a training run."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ log = logging.getLogger(__name__)
 def score_split(
     config: Config, tgt_len: int, model: RecurrentModel, corpus: PreparedCorpus, run_dir: Path, world: World
 ) -> dict[str, Any]:
-    """Score config.eval.split, on all ranks of `world` together, and print what there is to say about it."""
+    """Score config.eval.split on all ranks of `world`, log a summary, and return the entries of results.json."""
     split, level, losses = config.eval.split.name, corpus.vocabulary.level, losses_file(config, run_dir)
     stream = corpus.splits[split]
     name = "text" if corpus.folder.is_file() else split  # a file of the user's, or a split of a corpus
     log.info("Scoring the %s", name if name == "text" else f"{name} split")
     with progress(1, 0, split, level) as bar:
-        scored = score(model, stream, config.eval, tgt_len, config.trainer.precision, bar.reach, world)
+        scored = score(model, stream, config.eval, tgt_len, config.trainer.precision, bar.update_to, world)
     params = sum(parameter.numel() for parameter in model.parameters())
     for line in report_lines(params, scored):
         log.info("%s", line)
     results: dict[str, Any] = {"task": config.task.name, "split": name, "level": level.name}
     results |= scored.as_dict(level) | {"params": params}
-    if in_text := original_units(scored.loss, scored.tokens, level, corpus.meta["splits"][split]):
-        log.info("%.2f perplexity per word, %.4f bits per byte of the text", *in_text.values())
-        results |= in_text
+    if text_units := original_units(scored.loss, scored.tokens, level, corpus.meta["splits"][split]):
+        log.info("%.2f perplexity per word, %.4f bits per byte of the text", *text_units.values())
+        results |= text_units
     if losses and world.is_main:
-        about = {"checkpoint": config.checkpoint or str(run_dir), "tokens": scored.tokens, "loss": scored.loss}
-        save_losses(scored.losses_N, losses, about | {"split": name, "eval": scored.settings})
+        metadata = {"checkpoint": config.checkpoint or str(run_dir), "tokens": scored.tokens, "loss": scored.loss}
+        save_losses(scored.losses_N, losses, metadata | {"split": name, "eval": scored.settings})
         log.info("Losses of every token: %s", losses)
     if level is Level.byte:
-        peers = compressed_bits_per_byte(stream[: scored.tokens + 1].tobytes())
-        theirs = ", ".join(f"{name} makes {bits:.3f}" for name, bits in peers.items())
-        log.info("%.3f bits per byte; of the same bytes %s", results["bpc"], theirs)
-        results["compressors"] = peers
+        compressors = compressed_bits_per_byte(stream[: scored.tokens + 1].tobytes())
+        baselines = ", ".join(f"{name} {bits:.3f}" for name, bits in compressors.items())
+        log.info("%.3f bits per byte (compressors on the same text: %s)", results["bpc"], baselines)
+        results["compressors"] = compressors
     return results
 
 
 def losses_file(config: Config, run_dir: Path) -> Path | None:
-    """Where eval.save_losses writes. UserError for a place that is a folder, or that all members of a sweep share."""
+    """The file of eval.save_losses, if set. UserError if it is a folder, or shared by all members of a sweep."""
     if config.eval.save_losses is None:
         return None
     path = Path(config.eval.save_losses).expanduser()
     if path.is_absolute() and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise UserError(
-            f"eval.save_losses={path} would be written by every member of the sweep: a relative path lies in each "
-            "member's run directory"
+            f"eval.save_losses={path} would be written by every member of the sweep: give a relative path, which "
+            "is in each member's run directory"
         )
     if (run_dir / path).is_dir():
         raise UserError(f"eval.save_losses={path} is a folder: it must be a file")

@@ -1,4 +1,4 @@
-"""`task=train`: from a corpus to the best weights and their score, in one go or in as many as it takes."""
+"""`task=train`: trains a model, in one or several starts, and scores the weights of the best validation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tbptt.cli.config import Config, as_dict
 from tbptt.data.acquire import check_corpus
 from tbptt.data.config import Level
 from tbptt.data.lanes import Lanes
-from tbptt.data.language import keep_language
+from tbptt.data.language import save_language
 from tbptt.data.prepare import PreparedCorpus, open_corpus
 from tbptt.device import parameter_dtype, pick_device
 from tbptt.errors import UserError
@@ -31,7 +31,7 @@ from tbptt.report.results import RESULTS, read_results, write_results
 from tbptt.tasks.scoring import score_split
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 from tbptt.training.config import Reduce
-from tbptt.training.loop import Record, fit
+from tbptt.training.loop import LoopState, fit
 from tbptt.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -48,24 +48,24 @@ def check(config: Config) -> None:
 
 
 def unused_settings(config: Config) -> dict[str, str]:
-    return {"eval.dynamic": "a training run is scored with its weights as they are: use task=eval"}
+    return {"eval.dynamic": "a training run ends with static evaluation only: use task=eval"}
 
 
 def questionable_settings(config: Config) -> list[str]:
-    """One sentence for each setting that cannot do what it is there for."""
+    """One sentence for each setting that cannot have its intended effect."""
     sentences = []
     if config.scheduler.warmup_steps >= config.trainer.max_steps:
         sentences.append(
-            f"scheduler.warmup_steps={config.scheduler.warmup_steps} is not over by trainer.max_steps="
-            f"{config.trainer.max_steps}: the learning rate never reaches optimizer.lr"
+            f"scheduler.warmup_steps={config.scheduler.warmup_steps} must be below trainer.max_steps="
+            f"{config.trainer.max_steps}: otherwise the learning rate never reaches optimizer.lr"
         )
     if config.optimizer.from_checkpoint and config.checkpoint is None:
-        sentences.append("optimizer.from_checkpoint=true has no effect without checkpoint=RUN, whose state it takes")
+        sentences.append("optimizer.from_checkpoint=true has no effect without checkpoint=RUN")
     return sentences
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
-    """Train, or continue where the run directory's last checkpoint left off; then score the best weights."""
+    """Train, or continue from the newest checkpoint in the run directory; then score the best weights."""
     for sentence in questionable_settings(config):
         log.warning("%s", sentence)
     try:
@@ -79,23 +79,23 @@ def run(config: Config, run_dir: Path, world: World) -> None:
 
 @dataclass
 class Run:
-    """What the steps of one training run share."""
+    """What the functions of a training run share."""
 
     config: Config
     folder: Path
     world: World
     corpus: PreparedCorpus
     checkpoints: Checkpoints
-    identity: dict[str, dict[str, Any]]  # what must not change while the run goes on
+    identity: dict[str, dict[str, Any]]  # settings that must not change during the run
 
     @property
     def level(self) -> Level:
         return self.corpus.vocabulary.level
 
     def checkpoint_info(self) -> dict[str, Any]:
-        """The checkpoint.json of all checkpoints, but for the step."""
+        """The content of checkpoint.json, except the step."""
         config = as_dict(self.config)
-        if self.config.data.path is not None:  # to be found from any directory
+        if self.config.data.path is not None:  # an absolute path is valid from any directory
             config["data"]["path"] = str(Path(self.config.data.path).expanduser().resolve())
         return {"identity": self.identity, "config": config}
 
@@ -104,41 +104,41 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
     corpus = open_corpus(config.data)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
     run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
-    newest = _found_by_main(world, checkpoints.newest)
+    newest = _find_on_rank_0(world, checkpoints.newest)
     if newest:
-        newest.refuse_other(run.identity)
+        newest.check_same_run(run.identity)
         if _is_finished(run):
             return
     trainer = _build_trainer(run)
-    record = _resume(run, newest, trainer) if newest else _start(run, trainer)
+    loop_state = _resume(run, newest, trainer) if newest else _start(run, trainer)
     if world.is_main:
-        keep_language(corpus, run_dir)
-        checkpoints.rewind(newest, record.best_step)
+        save_language(corpus, run_dir)
+        checkpoints.rewind(newest, loop_state.best_step)
     _describe(run, trainer)
     metrics = Metrics(run_dir, trainer.step, config.logger, as_dict(config)) if world.is_main else NoMetrics()
-    signum = _fit(run, trainer, record, metrics)
+    signum = _fit(run, trainer, loop_state, metrics)
     if signum:
         metrics.close()
-        log.info("Stopped after step %s and saved; the same command continues", f"{trainer.step:,}")
+        log.info("Stopped after step %s and saved; run the same command to continue", f"{trainer.step:,}")
         raise Stopped(signum)
-    results = _score_best(run, trainer, record)
+    results = _score_best(run, trainer, loop_state)
     metrics.close()
     if world.is_main:
         _report(run, results)
 
 
 def _is_finished(run: Run) -> bool:
-    """Whether there is nothing left to do; says so."""
+    """Whether the run has been trained and scored; if so, log it."""
     steps = run.world.broadcast(read_results(run.folder).get("train", {}).get("steps", 0))
     if steps < run.config.trainer.max_steps:
         return False
     log.info("This run is finished: %s", run.folder / RESULTS)
-    log.info("To train afresh, delete %s, or choose another seed= or hydra.run.dir=", run.folder)
+    log.info("To train again, delete %s, or choose another seed= or hydra.run.dir=", run.folder)
     return True
 
 
 def _build_trainer(run: Run) -> Trainer:
-    """Freshly initialised: model, lanes, optimizer and schedule."""
+    """A trainer with a newly initialised model, lanes, optimizer and schedule."""
     config, corpus, world = run.config, run.corpus, run.world
     torch.manual_seed(config.seed)
     model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
@@ -149,41 +149,41 @@ def _build_trainer(run: Run) -> Trainer:
     optimizer = config.optimizer.build(model.parameters())
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
     if world.size == 1 and config.trainer.reduce is Reduce.bf16:
-        log.warning("trainer.reduce=bf16 has no effect: there is one process, which sends no gradients")
+        log.warning("trainer.reduce=bf16 has no effect with a single process, which sends no gradients")
     return Trainer(model, lanes, optimizer, schedule, config.trainer, world)
 
 
-def _resume(run: Run, newest: Checkpoint, trainer: Trainer) -> Record:
-    """Bring the trainer to where this run's newest checkpoint was made."""
+def _resume(run: Run, newest: Checkpoint, trainer: Trainer) -> LoopState:
+    """Load the newest checkpoint of this run into the trainer."""
     newest.load_weights(trainer.model)
     saved = newest.training_state()
     trainer.load_state_dict(saved["trainer"])
     log.info("Continuing from step %s of %s", f"{trainer.step:,}", run.folder)
     if run.config.checkpoint:
-        log.warning("checkpoint=%s has no effect: this run has checkpoints of its own", run.config.checkpoint)
-    return Record(**saved["record"])
+        log.warning("checkpoint=%s has no effect: this run continues from its own checkpoints", run.config.checkpoint)
+    return LoopState(**saved["record"])
 
 
-def _start(run: Run, trainer: Trainer) -> Record:
-    """Begin at step 0 with the weights as initialised, or with those of another run's checkpoint."""
+def _start(run: Run, trainer: Trainer) -> LoopState:
+    """Start at step 0 from the initial weights, or from the checkpoint of another run."""
     config = run.config
     if config.checkpoint:
         start = find_checkpoint(config.checkpoint)
-        start.refuse_other_vocabulary(run.corpus.identity())
+        start.check_vocabulary(run.corpus.identity())
         start.load_weights(trainer.model)
         if config.optimizer.from_checkpoint:
-            trainer.take_optimizer(start.optimizer_state(config.optimizer.name))
+            trainer.load_optimizer(start.optimizer_state(config.optimizer.name))
             if trainer.step >= config.trainer.max_steps:
                 raise UserError(
-                    f"optimizer.from_checkpoint=true goes on at step {trainer.step} of {config.checkpoint}: "
-                    f"trainer.max_steps={config.trainer.max_steps} must be more"
+                    f"optimizer.from_checkpoint=true continues at step {trainer.step} of {config.checkpoint}: "
+                    f"trainer.max_steps={config.trainer.max_steps} must be larger"
                 )
         log.info("Starting from the weights of %s, at step %s", start.folder, f"{trainer.step:,}")
-    return Record()
+    return LoopState()
 
 
 def _describe(run: Run, trainer: Trainer) -> None:
-    """Log the sizes of model and data, and what was chosen for this device."""
+    """Log the sizes of model and data, and the notes of the model."""
     world, lanes = run.world, trainer.batch_size
     params = sum(parameter.numel() for parameter in trainer.model.parameters())
     tokens = lanes * trainer.lanes.tokens_BL.shape[1]
@@ -194,8 +194,8 @@ def _describe(run: Run, trainer: Trainer) -> None:
         log.info("%s", note)
 
 
-def _fit(run: Run, trainer: Trainer, record: Record, metrics: Metrics | NoMetrics) -> int:
-    """Train to the last step. Returns the signal that asked to stop before it, 0 without one."""
+def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | NoMetrics) -> int:
+    """Train to the last step or a stop signal. Returns the signal, or 0."""
     config, world = run.config, run.world
     valid_config = replace(config.eval, max_tokens=config.trainer.eval_tokens, save_losses=None)
 
@@ -205,21 +205,21 @@ def _fit(run: Run, trainer: Trainer, record: Record, metrics: Metrics | NoMetric
 
     info, level = run.checkpoint_info(), run.level
     with stop_on_signal(world) as stop, progress(config.trainer.max_steps, trainer.step, "train", level) as bar:
-        return fit(trainer, record, validate, run.checkpoints, info, metrics, bar, level, stop)
+        return fit(trainer, loop_state, validate, run.checkpoints, info, metrics, bar, level, stop)
 
 
-def _score_best(run: Run, trainer: Trainer, record: Record) -> dict[str, Any]:
-    """The results of the weights with the best validation loss, and what their training took."""
-    best = _found_by_main(run.world, run.checkpoints.best)
+def _score_best(run: Run, trainer: Trainer, loop_state: LoopState) -> dict[str, Any]:
+    """The results of the weights with the best validation loss, and statistics of the training."""
+    best = _find_on_rank_0(run.world, run.checkpoints.best)
     assert best is not None
     best.load_weights(trainer.model)
     trained = {
         "steps": trainer.step,
         "tokens": trainer.tokens,
-        "seconds": round(record.seconds, 1),
-        "tokens_per_second": round(trainer.tokens / record.seconds, 1),
-        "best_step": record.best_step,
-        "best_valid_loss": record.best_loss,
+        "seconds": round(loop_state.seconds, 1),
+        "tokens_per_second": round(trainer.tokens / loop_state.seconds, 1),
+        "best_step": loop_state.best_step,
+        "best_valid_loss": loop_state.best_loss,
     }
     scored = score_split(run.config, run.config.model.tgt_len, trainer.model, run.corpus, run.folder, run.world)
     return scored | {"train": trained}
@@ -234,15 +234,15 @@ def _report(run: Run, results: dict[str, Any]) -> None:
     log.info("Checkpoints: %s", run.checkpoints.folder)
 
 
-def _found_by_main(world: World, find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
-    """The checkpoint that rank 0 finds, by the name of its folder: a link may look older from another machine."""
+def _find_on_rank_0(world: World, find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """The checkpoint that rank 0 finds, by its real folder: on other machines the links may be out of date."""
     found = find() if world.is_main else None
     folder = world.broadcast(found and found.folder.resolve())
     return found or (Checkpoint.open(folder) if folder else None)
 
 
 def _identity(config: Config, corpus: PreparedCorpus) -> dict[str, dict[str, Any]]:
-    """What must not change while a run goes on. Steps and the schedule of bookkeeping may: a run can be made longer."""
+    """The settings that must not change during a run. max_steps and logging may change: a run can be extended."""
     trainer = {key: as_dict(config.trainer)[key] for key in ("precision", "clip", "reset_state", "reduce")}
     return {
         "model": {key: value for key, value in as_dict(config.model).items() if key not in config.model.RESULT_NEUTRAL},

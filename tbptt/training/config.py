@@ -1,4 +1,4 @@
-"""What the `trainer` group configures."""
+"""The settings of the `trainer` group."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class TrainerConfig:
     max_steps: int = 200_000  # updates
     devices: int | None = None  # processes on this machine, one per GPU. None: every visible GPU, one process on a CPU
     micro_batch: int | None = None  # lanes a process runs at once. None: all of its lanes
-    reduce: Reduce = Reduce.exact  # what gradients travel as between processes; bf16 halves the traffic
-    clip: float = 0.25  # largest norm of the gradient; 0: no clipping
+    reduce: Reduce = Reduce.exact  # precision of the gradient all-reduce; bf16 halves the traffic
+    clip: float = 0.25  # largest global gradient norm; 0: no clipping
     precision: Precision = Precision.fp32
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    reset_state: ResetState = ResetState.epoch  # when the state becomes empty again
-    activation_checkpointing: bool = False  # less memory, more arithmetic
+    reset_state: ResetState = ResetState.epoch  # when the state is reset to empty
+    activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more arithmetic
     compile: bool = False  # torch.compile the model's blocks
-    cuda_graphs: bool = False  # record an update on the GPU and launch it as one
-    max_nonfinite: int = 20  # give up after so many updates in a row without a finite loss and gradient
+    cuda_graphs: bool = False  # capture a whole update as a CUDA graph and replay it
+    max_nonfinite: int = 20  # stop the run after this many updates in a row with a non-finite loss or gradient
     log_every: int = 100  # steps between lines of metrics.jsonl
     eval_every: int = 4_000  # steps between validations
-    eval_tokens: int | None = None  # score only so many tokens of the validation split while training
+    eval_tokens: int | None = None  # validate on this many tokens of the split; None: on all of them
     save_every: int = 1_000  # steps between checkpoints
-    keep: int = 2  # checkpoints kept besides the best
+    keep: int = 2  # newest checkpoints kept, besides the best
 
-    RESULT_NEUTRAL: ClassVar = (  # what changes speed, memory or bookkeeping, never a loss
+    RESULT_NEUTRAL: ClassVar = (  # settings that change speed, memory or bookkeeping, but no loss
         "devices", "micro_batch", "device", "activation_checkpointing", "compile", "cuda_graphs", "log_every",
         "save_every", "keep",
     )  # fmt: skip
@@ -57,8 +57,8 @@ class TrainerConfig:
             raise UserError(f"trainer.clip={self.clip} must be a positive norm, or 0 for no clipping")
         if self.cuda_graphs and self.activation_checkpointing:
             raise UserError(
-                "trainer.cuda_graphs=true cannot record trainer.activation_checkpointing=true, which asks for the "
-                "state of the GPU's generator: choose one"
+                "trainer.cuda_graphs=true cannot capture trainer.activation_checkpointing=true, which reads the state "
+                "of the GPU's random number generator: set one of them to false"
             )
         if self.eval_tokens is not None and self.eval_tokens < 1:
             raise UserError(f"trainer.eval_tokens={self.eval_tokens} must be 1 or more, or null for the whole split")

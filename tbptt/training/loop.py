@@ -1,4 +1,4 @@
-"""The training loop: update, log, validate, save, until the last step or until somebody asks to stop."""
+"""The training loop: update, log, validate and save, until the last step or a stop signal."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tbptt.training.trainer import Trainer, Update
 
 
 @dataclass
-class Record:
-    """What the loop itself must remember between steps, and a checkpoint between runs."""
+class LoopState:
+    """The loop's own counters, saved in checkpoints under the key `record`."""
 
-    loss_sum: float = 0.0  # over the updates since the last line of metrics
-    updates: int = 0
-    best_loss: float = math.inf  # of all validations
+    loss_sum: float = 0.0  # of the updates since the last line of metrics
+    updates: int = 0  # since the last line of metrics
+    best_loss: float = math.inf  # lowest validation loss
     best_step: int = 0
-    seconds: float = 0.0  # spent in updates, from the first step on
+    seconds: float = 0.0  # spent in updates since step 0
 
     def add(self, updates: list[Update]) -> None:
-        """Wait for their losses, and empty the list."""
-        for update in updates:  # one by one, so that no rounding depends on when they are added
+        """Wait for the losses of `updates`, add them, and empty the list."""
+        for update in updates:  # one by one, so that the rounding does not depend on how often `add` is called
             self.loss_sum += update.loss
         self.updates += len(updates)
         updates.clear()
@@ -38,61 +38,61 @@ class Record:
 
 def fit(
     trainer: Trainer,
-    record: Record,
+    loop_state: LoopState,
     validate: Callable[[], Score],
     checkpoints: Checkpoints,
     checkpoint_info: dict[str, Any],
     metrics: Metrics | NoMetrics,
-    shown: Progress,
+    progress: Progress,
     level: Level,
     stop: StopRequest,
 ) -> int:
-    """Train until `trainer.config.max_steps`, or until a signal asks to stop; either way the last step is saved.
+    """Train until `trainer.config.max_steps` or a stop signal, and save the last step.
 
-    Returns the signal, 0 without one. Every rank runs this loop; metrics and checkpoints are written by rank 0.
+    Returns the number of the signal, or 0. Every rank runs this loop; rank 0 writes metrics and checkpoints.
 
-    A step's order never changes (update, log, validate, save), so that a run continued from any checkpoint writes the
-    lines and the weights of a run that was never interrupted.
+    The order within a step is fixed (update, log, validate, save), so that a run continued from any checkpoint gives
+    the metrics and weights of an uninterrupted run.
     """
     config, signum = trainer.config, 0
-    logged_at, logged_tokens = record.seconds, trainer.tokens
-    unread: list[Update] = []  # the device may still be computing the newest
+    logged_at, logged_tokens = loop_state.seconds, trainer.tokens
+    pending: list[Update] = []  # not yet added to `loop_state`: the device may still be computing the newest
     while trainer.step < config.max_steps and not signum:
         started = time.perf_counter()
         update = trainer.update()
-        unread.append(update)
+        pending.append(update)
         step, is_last = trainer.step, trainer.step == config.max_steps
         log_now = is_last or step % config.log_every == 0
         if log_now:
-            record.add(unread)
-        record.seconds += time.perf_counter() - started
-        shown.advance()
+            loop_state.add(pending)
+        loop_state.seconds += time.perf_counter() - started
+        progress.advance()
 
-        where: dict[str, Any] = {"step": step, "epoch": (step - 1) // len(trainer.lanes), "tokens": trainer.tokens}
+        position: dict[str, Any] = {"step": step, "epoch": (step - 1) // len(trainer.lanes), "tokens": trainer.tokens}
         if log_now:
-            rate = (trainer.tokens - logged_tokens) / (record.seconds - logged_at)
-            line = where | loss_units(record.loss_sum / record.updates, level)
+            rate = (trainer.tokens - logged_tokens) / (loop_state.seconds - logged_at)
+            line = position | loss_units(loop_state.loss_sum / loop_state.updates, level)
             line |= {"lr": update.lr, "grad_norm": update.grad_norm, "tokens_per_second": round(rate, 1)}
             metrics.write(line)
-            shown.show(line, seconds_left=(config.max_steps - step) * record.seconds / step)
-            logged_at, logged_tokens = record.seconds, trainer.tokens
-            record.loss_sum, record.updates = 0.0, 0
+            progress.show(line, seconds_left=(config.max_steps - step) * loop_state.seconds / step)
+            logged_at, logged_tokens = loop_state.seconds, trainer.tokens
+            loop_state.loss_sum, loop_state.updates = 0.0, 0
 
         improved = False
         if is_last or step % config.eval_every == 0:
             valid = validate()
             trainer.schedule.observe(valid.loss)
             rate = round(valid.tokens / valid.seconds, 1)
-            line = where | {"split": "valid"} | loss_units(valid.loss, level) | {"tokens_per_second": rate}
+            line = position | {"split": "valid"} | loss_units(valid.loss, level) | {"tokens_per_second": rate}
             metrics.write(line)
-            shown.show(line)
-            if improved := valid.loss < record.best_loss:
-                record.best_loss, record.best_step = valid.loss, step
+            progress.show(line)
+            if improved := valid.loss < loop_state.best_loss:
+                loop_state.best_loss, loop_state.best_step = valid.loss, step
 
-        signum = stop.agreed()
+        signum = stop.agreed_signal()
         if is_last or improved or signum or step % config.save_every == 0:
-            record.add(unread)
-            training = {"trainer": trainer.state_dict(), "record": asdict(record)}
+            loop_state.add(pending)
+            training = {"trainer": trainer.state_dict(), "record": asdict(loop_state)}
             if trainer.world.is_main:
                 checkpoints.save(step, trainer.model, training, checkpoint_info, best=improved)
     return signum

@@ -1,4 +1,4 @@
-"""What the `optimizer` group configures: torch's optimizers, with the settings of the papers as defaults."""
+"""The settings of the `optimizer` group: torch's optimizers, with the papers' settings as defaults."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tbptt.errors import UserError
 class OptimizerConfig:
     name: str
     lr: float = 2.5e-4
-    from_checkpoint: bool = False  # with checkpoint=: go on with its optimizer's state and its step, too
+    from_checkpoint: bool = False  # with checkpoint=RUN: load its optimizer state and step, too
 
     def check(self) -> None:
         if not 0 < self.lr < math.inf:
             raise UserError(f"optimizer.lr={self.lr} must be a positive number")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """One that leaves weights and its own state alone in a step where its `found_inf` is 1: torch's fused ones."""
+        """A fused torch optimizer: its step changes neither weights nor state if its `found_inf` attribute is 1."""
         raise NotImplementedError
 
 
@@ -73,7 +73,7 @@ class SGDConfig(OptimizerConfig):
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         parameters = list(parameters)
         sgd = torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True)
-        if self.momentum:  # torch would make it in the first step, and leave it as it finds it if that one is skipped
+        if self.momentum:  # torch creates it uninitialised in the first step, which may be skipped
             for parameter in parameters:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd

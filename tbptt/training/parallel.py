@@ -1,4 +1,4 @@
-"""The sum of the gradients of all ranks, sent while the backward pass is still going on (DistributedDataParallel)."""
+"""Data parallelism: DistributedDataParallel sums the gradients of all ranks during the backward pass."""
 
 import inspect
 from collections.abc import Callable
@@ -13,27 +13,28 @@ from tbptt.launch.world import World
 from tbptt.models.protocol import RecurrentModel
 from tbptt.training.config import Reduce
 
-KNOWN = inspect.signature(DistributedDataParallel).parameters
-SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in KNOWN else "broadcast_buffers"  # new name, old name
+DDP_PARAMETERS = inspect.signature(DistributedDataParallel).parameters
+# torch renamed this argument.
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in DDP_PARAMETERS else "broadcast_buffers"
 
 
-def parallel(model: RecurrentModel, world: World, reduce: Reduce) -> DistributedDataParallel:
-    """The model, whose backward pass leaves the sum of all ranks' gradients on each. Weights become rank 0's."""
+def data_parallel(model: RecurrentModel, world: World, reduce: Reduce) -> DistributedDataParallel:
+    """Wrap `model` so that its backward pass sums the gradients of all ranks. Weights are broadcast from rank 0."""
     settings: dict[str, Any] = {"gradient_as_bucket_view": True, SYNC_BUFFERS: False}
-    shared = DistributedDataParallel(model, **settings)
-    shared.register_comm_hook(None, _sum_of(reduce))
-    # DDP sorts its buckets by the order in which the first gradients came, and the buckets decide the rounding: before
-    # its first step a resumed run must have sorted them like the run it continues.
+    ddp_model = DistributedDataParallel(model, **settings)
+    ddp_model.register_comm_hook(None, _sum_hook(reduce))
+    # DDP rebuilds its buckets in the order in which the gradients of the first backward pass arrive, and the buckets
+    # determine the rounding. This pass gives a resumed run the same buckets as the run it continues.
     token_BT = torch.zeros(1, 1, dtype=torch.int64, device=world.device)
     with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
-        nll_BT, _ = shared(token_BT, token_BT, model.initial_state(1))
+        nll_BT, _ = ddp_model(token_BT, token_BT, model.initial_state(1))
         nll_BT.sum().backward()
     model.zero_grad()
-    return shared
+    return ddp_model
 
 
-def _sum_of(reduce: Reduce) -> Callable[[None, dist.GradBucket], torch.futures.Future[Tensor]]:
-    """A hook that adds and does not divide: the loss is divided by the tokens of all ranks already."""
+def _sum_hook(reduce: Reduce) -> Callable[[None, dist.GradBucket], torch.futures.Future[Tensor]]:
+    """A communication hook that sums, not averages: the loss is already divided by the tokens of all ranks."""
 
     def add(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         gradients = bucket.buffer()

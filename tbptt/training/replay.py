@@ -1,6 +1,6 @@
-"""Work that is recorded and launched again as one: CUDA graphs of a whole update.
+"""CUDA graphs of a whole update: captured once for each set of tensor shapes, then replayed.
 
-A GPU is done with most kernels of an update sooner than the host can launch the next. A recording is launched at once.
+Most kernels of an update finish before the host can launch the next. A replay launches all of them at once.
 """
 
 from __future__ import annotations
@@ -17,85 +17,85 @@ from tbptt.models.protocol import State, map_state
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-MULTIPLE = 256  # of words of a cluster: the fewer sizes, the fewer recordings
-MOST = 64  # recordings; a rarer size runs as it is
-Signature = tuple[tuple[torch.Size, torch.dtype], ...]  # of tensors
+PADDING_MULTIPLE = 256  # words per vocabulary cluster are padded to a multiple: fewer shapes, fewer graphs
+MAX_GRAPHS = 64  # further shapes run eagerly
+Signature = tuple[tuple[torch.Size, torch.dtype], ...]  # shapes and dtypes of a pytree's tensors
 Compute = Callable[[Any, State], tuple[Tensor, State]]
 
 
 class GraphReplay:
-    """Calls `compute(words, states) -> (results, states)`, recorded once for all kinds of tensors it is called with.
+    """Calls `compute(batches, states) -> (results, states)`, with one graph for each signature of the arguments.
 
-    It must depend on tensors alone, always the same ones besides its arguments, and wait for nothing. The first call
-    with new shapes runs as it is, which loads what a recording must find loaded. The second is recorded, unless the
-    states change their shapes: a memory that still fills. From then on the results and states are where the recording
-    leaves them, and good until the next call.
+    `compute` must read only its arguments and tensors that stay the same objects, and must not synchronise with the
+    device. The first call with a new signature runs eagerly, which loads the kernels and libraries that a capture
+    needs. The second call captures a graph, unless the states changed shape (a memory that is still filling). A
+    replay returns results and states in the graph's static memory: they are valid until the next call.
     """
 
-    def __init__(self, record: Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]):
-        """`record` runs its argument to record it; returns its result, and what replays it."""
-        self.record = record
-        self.forget()
+    def __init__(self, capture: Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]):
+        """`capture` captures a call of its argument and returns the call's result and a function that replays it."""
+        self.capture = capture
+        self.reset()
 
-    def forget(self) -> None:
-        """Record anew: tensors that recordings use have been replaced."""
-        self.met: dict[tuple[Signature, Signature], bool] = {}  # and whether they may be recorded
-        self.recordings: dict[tuple[Signature, Signature], tuple[Tensor, Callable[[], None]]] = {}
-        self.inputs: dict[Signature, Any] = {}  # where recordings find words and states
+    def reset(self) -> None:
+        """Drop all graphs: tensors that they use have been replaced."""
+        self.capturable: dict[tuple[Signature, Signature], bool] = {}  # for every signature seen
+        self.graphs: dict[tuple[Signature, Signature], tuple[Tensor, Callable[[], None]]] = {}
+        self.static_inputs: dict[Signature, Any] = {}  # from which graphs read batches and states
 
-    def __call__(self, compute: Compute, words: Any, states: State) -> tuple[Tensor, State]:
-        key = signature_of(words), signature_of(states)
-        if not self.met.get(key) or (key not in self.recordings and len(self.recordings) == MOST):
-            results, new_states = compute(words, states)
-            self.met[key] = signature_of(new_states) == key[1]
+    def __call__(self, compute: Compute, batches: Any, states: State) -> tuple[Tensor, State]:
+        key = signature_of(batches), signature_of(states)
+        if not self.capturable.get(key) or (key not in self.graphs and len(self.graphs) == MAX_GRAPHS):
+            results, new_states = compute(batches, states)
+            self.capturable[key] = signature_of(new_states) == key[1]
             return results, new_states
-        words, states = (self._put(kinds, values) for kinds, values in zip(key, (words, states)))
+        batches, states = (self._copy_in(signature, values) for signature, values in zip(key, (batches, states)))
 
-        def in_place() -> Tensor:
-            results, new_states = compute(words, states)
+        def compute_in_place() -> Tensor:
+            results, new_states = compute(batches, states)
             map_state(Tensor.copy_, states, new_states)
             return results
 
-        if key not in self.recordings:
-            self.recordings[key] = self.record(in_place)
-        results, replay = self.recordings[key]
+        if key not in self.graphs:
+            self.graphs[key] = self.capture(compute_in_place)
+        results, replay = self.graphs[key]
         replay()
         return results, states
 
-    def _put(self, kinds: Signature, values: Any) -> Any:
-        if kinds not in self.inputs:
-            self.inputs[kinds] = map_state(torch.clone, values)
-        return map_state(Tensor.copy_, self.inputs[kinds], values)
+    def _copy_in(self, signature: Signature, values: Any) -> Any:
+        if signature not in self.static_inputs:
+            self.static_inputs[signature] = map_state(torch.clone, values)
+        return map_state(Tensor.copy_, self.static_inputs[signature], values)
 
 
 def signature_of(values: Any) -> Signature:
-    found: list[tuple[torch.Size, torch.dtype]] = []
+    signature: list[tuple[torch.Size, torch.dtype]] = []
 
-    def note(x: Tensor) -> Tensor:
-        found.append((x.shape, x.dtype))
+    def append(x: Tensor) -> Tensor:
+        signature.append((x.shape, x.dtype))
         return x
 
-    map_state(note, values)
-    return tuple(found)
+    map_state(append, values)
+    return tuple(signature)
 
 
-def cuda_graphs(optimizer: torch.optim.Optimizer, world: World) -> GraphReplay | None:
-    """None where they cannot be used."""
+def make_graph_replay(optimizer: torch.optim.Optimizer, world: World) -> GraphReplay | None:
+    """None, with a warning, where CUDA graphs cannot be used."""
     if world.device.type != "cuda" or world.size > 1:
-        log.warning("trainer.cuda_graphs=true has no effect: it needs a GPU, and one process")
+        log.warning("trainer.cuda_graphs=true has no effect: it needs a GPU and a single process")
         return None
-    return GraphReplay(CudaGraphs(optimizer))
+    return GraphReplay(CudaGraphCapture(optimizer))
 
 
-class CudaGraphs:
-    """Records on the current GPU. All recordings work in the same memory, one at a time."""
+class CudaGraphCapture:
+    """Captures graphs on the current GPU. They share one memory pool, since no two of them run at the same time."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizer, self.pool = optimizer, torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
-        for group in self.optimizer.param_groups:  # torch's way to ask for an optimizer that can be recorded
+        for group in self.optimizer.param_groups:  # torch requires it of an optimizer whose step is captured
             group["capturable"] = True
         try:
             with torch.cuda.graph(graph, pool=self.pool):

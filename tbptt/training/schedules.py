@@ -1,6 +1,6 @@
-"""What the `scheduler` group configures: the learning rate as a closed form of the number of updates made.
+"""The settings of the `scheduler` group: the learning rate as a closed-form function of the number of updates.
 
-Every schedule may begin with `warmup_steps` of linear warm-up from 0; its own form starts where the warm-up ends.
+Every schedule can start with `warmup_steps` of linear warm-up from 0; its own function starts where the warm-up ends.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class SchedulerConfig:
         return Schedule(self, lr, max_steps)
 
     def factor(self, step: int, steps: int) -> float:
-        """The share of the base rate after `step` of `steps` updates, both counted from the end of the warm-up."""
+        """The factor on the base rate after `step` of `steps` updates, both counted from the end of the warm-up."""
         raise NotImplementedError
 
 
 class Schedule:
-    """The learning rate of each update; `observe` tells it a validation loss, which only plateau heeds."""
+    """The learning rate of each update. `observe` takes a validation loss; only `plateau` uses it."""
 
     def __init__(self, config: SchedulerConfig, lr: float, max_steps: int):
         self.config, self.base_lr, self.max_steps = config, lr, max_steps
 
     def lr(self, step: int) -> float:
-        """The rate of the update made after `step` updates."""
+        """The rate of the next update, after `step` updates."""
         warmup = self.config.warmup_steps
         if step < warmup:
             return self.base_lr * (step + 1) / (warmup + 1)
@@ -54,12 +54,12 @@ class Schedule:
 
 def check_min_factor(min_factor: float) -> None:
     if not 0 <= min_factor <= 1:
-        raise UserError(f"scheduler.min_factor={min_factor} is a share of optimizer.lr: it must lie between 0 and 1")
+        raise UserError(f"scheduler.min_factor={min_factor} must be between 0 and 1: it is a factor on optimizer.lr")
 
 
 @dataclass
 class CosineConfig(SchedulerConfig):
-    """Half a cosine from 1 to `min_factor` (the original's schedule, with 0)."""
+    """Half a cosine from 1 to `min_factor`; 0 gives the original Transformer-XL schedule."""
 
     name: str = "cosine"
     min_factor: float = 0.0
@@ -74,7 +74,7 @@ class CosineConfig(SchedulerConfig):
 
 @dataclass
 class InverseSqrtConfig(SchedulerConfig):
-    """Falls with 1 / sqrt(updates) after the warm-up (Vaswani et al. 2017)."""
+    """Proportional to 1 / sqrt(updates) after the warm-up (Vaswani et al. 2017)."""
 
     name: str = "inverse_sqrt"
     warmup_steps: int = 4_000
@@ -94,7 +94,7 @@ class ConstantConfig(SchedulerConfig):
 
 @dataclass
 class PlateauConfig(ConstantConfig):
-    """Constant, and multiplied by `decay` whenever `patience` validations in a row brought no new best loss."""
+    """Constant, but multiplied by `decay` after every `patience` validations in a row without a new best loss."""
 
     name: str = "plateau"
     decay: float = 0.5
@@ -104,7 +104,7 @@ class PlateauConfig(ConstantConfig):
     def check(self) -> None:
         super().check()
         if not 0 < self.decay < 1:
-            raise UserError(f"scheduler.decay={self.decay} must lie between 0 and 1")
+            raise UserError(f"scheduler.decay={self.decay} must be between 0 and 1")
         check_min_factor(self.min_factor)
         if self.patience < 1:
             raise UserError(f"scheduler.patience={self.patience} must be 1 or more")

@@ -1,6 +1,6 @@
-"""One update of truncated backpropagation through time, and all that must be kept to make the next one the same.
+"""One update of truncated backpropagation through time, and the state that a resumed run needs to repeat the next.
 
-Shapes: B lanes of this rank, T tokens of the segment. One process has all lanes of the global batch.
+Shapes: B lanes of this rank (of a single process: all lanes of the global batch), T tokens of the segment.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tbptt.errors import UserError
 from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import RecurrentModel, State, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
-from tbptt.training.parallel import parallel
-from tbptt.training.replay import MULTIPLE, cuda_graphs
+from tbptt.training.parallel import data_parallel
+from tbptt.training.replay import PADDING_MULTIPLE, make_graph_replay
 from tbptt.training.schedules import Schedule
 
 
 @dataclass
 class Update:
-    """What one update saw. Loss and gradient are still being computed when it is made: to read them is to wait."""
+    """The results of one update. The device may still be computing them: reading `loss` or `grad_norm` waits for it."""
 
     lr: float
     tokens: int
@@ -45,7 +45,7 @@ class Update:
 
 
 class Trainer:
-    """Walks the lanes segment by segment; `step` counts updates and alone says where in the data we are."""
+    """Trains on the lanes segment by segment. `step` counts updates and alone determines the position in the data."""
 
     def __init__(
         self,
@@ -56,23 +56,23 @@ class Trainer:
         config: TrainerConfig,
         world: World = SINGLE_PROCESS,
     ):
-        """`lanes` are all lanes of the global batch; this rank takes its part of them."""
+        """`lanes` are all lanes of the global batch, of which this rank takes its share."""
         self.model, self.optimizer, self.schedule, self.config, self.world = model, optimizer, schedule, config, world
-        self.batch_size, self.mine, self.device = lanes.batch_size, world.lanes(lanes.batch_size), world.device
-        self.lanes = lanes.part(self.mine)
+        self.batch_size, self.own_lanes, self.device = lanes.batch_size, world.lanes(lanes.batch_size), world.device
+        self.lanes = lanes.part(self.own_lanes)
         self.scaler = loss_scaler(self.device, config.precision)
-        # A tensor, so that an update that was recorded reads the newest; torch's kernels take it in float32 on a GPU.
+        # A tensor, so that a captured update reads the current rate; torch's fused GPU kernels need it in float32.
         lr_dtype = torch.float64 if self.device.type == "cpu" else torch.float32
         self.lr = torch.zeros((), dtype=lr_dtype, device=self.device)
         n, size = self.lanes.batch_size, config.micro_batch or self.lanes.batch_size
         self.micro_batches = [slice(i, min(i + size, n)) for i in range(0, n, size)]
-        self.shared = parallel(model, world, config.reduce) if world.size > 1 else None
-        self.replayed = cuda_graphs(optimizer, world) if config.cuda_graphs else None
-        if world.rank:  # dropout draws other masks for other lanes
+        self.ddp_model = data_parallel(model, world, config.reduce) if world.size > 1 else None
+        self.graph_replay = make_graph_replay(optimizer, world) if config.cuda_graphs else None
+        if world.rank:  # every rank draws its own dropout masks
             torch.manual_seed(_seed(torch.initial_seed(), 0, world.rank))
         self.step = self.tokens = self.nonfinite = 0
-        self.last: HostCopy | None = None  # loss and gradient norm of the newest update
-        self.emptied = False  # the states, after the newest update had begun with others
+        self.last_results: HostCopy | None = None  # loss and gradient norm of the newest update
+        self.emptied = False  # whether the states were emptied after the newest update had started
         self.states = self._empty_states()
 
     @property
@@ -80,9 +80,9 @@ class Trainer:
         return self.step // len(self.lanes)
 
     def update(self) -> Update:
-        """Run the next segment of every lane forward and backward, and change the weights once.
+        """Run the next segment of every lane forward and backward, and step the optimizer once.
 
-        The host asks the device for all of it and waits for none of it; then it looks at the update before.
+        The host queues all work on the device without waiting for it; then it checks the results of the update before.
         """
         segment = self.step % len(self.lanes)
         if segment == 0 and self.config.reset_state is ResetState.epoch:
@@ -92,41 +92,42 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         tokens_BT, targets_BT = self.lanes.segment(segment)
-        words = [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for lanes in self.micro_batches]
-        if self.replayed:
-            results, self.states = self.replayed(self._compute, words, self.states)
+        batches = [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for lanes in self.micro_batches]
+        if self.graph_replay:
+            results, self.states = self.graph_replay(self._compute, batches, self.states)
         else:
-            results, self.states = self._compute(words, self.states)
+            results, self.states = self._compute(batches, self.states)
         self._check_previous_update()
         self.step += 1
         n_tokens = self._global_tokens(targets_BT)
         self.tokens += n_tokens
-        self.last = HostCopy(results)
-        return Update(lr, n_tokens, self.last)
+        self.last_results = HostCopy(results)
+        return Update(lr, n_tokens, self.last_results)
 
     def _send(self, ids_BT: Tensor) -> Any:
-        return self.model.send(ids_BT, self.device, MULTIPLE if self.replayed else 1)
+        return self.model.send(ids_BT, self.device, PADDING_MULTIPLE if self.graph_replay else 1)
 
     def _global_tokens(self, ids_BT: Any) -> int:
         return self.batch_size * ids_BT.shape[1]
 
-    def _compute(self, words: list[tuple[Any, Any]], states: list[State]) -> tuple[Tensor, list[State]]:
-        """Loss and gradient norm (2,), and the states after the segment.
+    def _compute(self, batches: list[tuple[Any, Any]], states: list[State]) -> tuple[Tensor, list[State]]:
+        """Loss and gradient norm (2,) float64, and the states after the segment.
 
-        Nothing here waits for the device, and all that changes from update to update is a tensor: it can be recorded.
+        It can be captured in a CUDA graph: nothing waits for the device, and all that varies between updates is in
+        tensors.
         """
         if not self.model.training:
             self.model.train()
         self.optimizer.zero_grad()
         # Accumulation splits lanes: each micro-batch carries the state of its own lanes, and its loss is divided by the
         # tokens of the GLOBAL segment, so that the gradients add up to those of one large batch.
-        # The gradients of the ranks are added in the backward pass of the last one.
+        # DDP sums the gradients of the ranks in the backward pass of the last micro-batch.
         loss, new_states = torch.zeros((), dtype=torch.float64, device=self.device), []
-        for i, (tokens_BT, targets_BT) in enumerate(words):
-            is_last = i == len(words) - 1
-            with nullcontext() if is_last or self.shared is None else self.shared.no_sync():
+        for i, (tokens_BT, targets_BT) in enumerate(batches):
+            is_last = i == len(batches) - 1
+            with nullcontext() if is_last or self.ddp_model is None else self.ddp_model.no_sync():
                 with autocast(self.device, self.config.precision):
-                    nll_BT, state = (self.shared or self.model)(tokens_BT, targets_BT, states[i])
+                    nll_BT, state = (self.ddp_model or self.model)(tokens_BT, targets_BT, states[i])
                 part = nll_BT.sum() / self._global_tokens(targets_BT)
                 self.scaler.scale(part).backward()
             loss += part.detach()
@@ -136,30 +137,30 @@ class Trainer:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         results = torch.stack((loss, norm.double()))
-        self._step(norm, skip=~results.isfinite().all())
+        self._optimizer_step(norm, skip=~results.isfinite().all())
         self.scaler.update()
         return results, new_states
 
-    def _step(self, norm: Tensor, skip: Tensor) -> None:
-        """Change the weights, by a gradient of at most `clip`; nothing where `skip` is true."""
+    def _optimizer_step(self, norm: Tensor, skip: Tensor) -> None:
+        """Step with the gradient clipped to norm `clip`. If `skip` is true, weights and optimizer state stay."""
         optimizer: Any = self.optimizer
-        optimizer.found_inf = skip.float()  # an attribute that torch's fused optimizers ask for, as is the next
+        optimizer.found_inf = skip.float()  # torch's fused optimizers read this attribute, and grad_scale
         if self.config.clip:
-            if norm.dtype is torch.float64:  # the optimizer takes a factor in float32
+            if norm.dtype is torch.float64:  # grad_scale must be float32
                 nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip, norm)
-            else:  # the gradient is divided by it where it is read anyway
+            else:  # the fused kernel divides the gradient by it
                 optimizer.grad_scale = ((norm + 1e-6) / self.config.clip).clamp(min=1)
         optimizer.step()
 
     def _check_previous_update(self) -> None:
-        """Too many updates in a row that are not finite end the run; the states after such a loss may carry its poison.
+        """Empty the states after a loss that is not finite. UserError after `max_nonfinite` such updates in a row.
 
-        The next update has begun with them when the loss is looked at. Its loss may not be finite either, which says
-        nothing new: they are emptied once.
+        The states after a non-finite loss may hold NaN, and the next update has already started from them when the
+        loss is read. If that update's loss is not finite either, the states are not emptied a second time.
         """
-        if self.last is None:
+        if self.last_results is None:
             return
-        loss, norm = self.last.read()
+        loss, norm = self.last_results.read()
         self.nonfinite = 0 if math.isfinite(loss) and math.isfinite(norm) else self.nonfinite + 1
         if self.nonfinite >= self.config.max_nonfinite:
             raise UserError(
@@ -175,9 +176,9 @@ class Trainer:
         return [self.model.initial_state(lanes.stop - lanes.start) for lanes in self.micro_batches]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights: the state of every global lane, whatever ranks and micro-batches computed it.
+        """All training state but the weights, with the states of all global lanes in order.
 
-        Collective; what it returns is whole on rank 0 only.
+        Collective. Only rank 0 gets the complete result.
         """
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -186,7 +187,7 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "nonfinite": self.nonfinite,
-            "last": self.last and self.last.read(),
+            "last": self.last_results and self.last_results.read(),
             "emptied": self.emptied,
             "lane_states": self.world.gather_lanes(join_lanes(self.states), self.batch_size),
             "optimizer": self.optimizer.state_dict(),
@@ -195,26 +196,27 @@ class Trainer:
             "rng": self.world.gather(rng),
         }
 
-    def take_optimizer(self, saved: dict[str, Any]) -> None:
-        """Go on with another run's optimizer and its step; the settings of ours stay."""
+    def load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Continue with the step and optimizer state of another run, under this run's optimizer settings."""
         self.step = saved["step"]
-        self._load_optimizer(saved)
+        self._load_optimizer_state(saved)
 
-    def _load_optimizer(self, saved: dict[str, Any]) -> None:
-        """Its state; its settings are those of this run."""
-        if self.replayed:
-            self.replayed.forget()
+    def _load_optimizer_state(self, saved: dict[str, Any]) -> None:
+        """Load the optimizer's state, but not its settings: those of this run apply."""
+        if self.graph_replay:
+            self.graph_replay.reset()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": saved["state"]})
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.step, self.tokens, self.nonfinite = saved["step"], saved["tokens"], saved["nonfinite"]
-        self.last, self.emptied = saved["last"] and HostCopy(torch.tensor(saved["last"])), saved["emptied"]
-        lane_states = map_state(lambda x: x[self.mine].to(self.device), saved["lane_states"])
+        self.last_results = saved["last"] and HostCopy(torch.tensor(saved["last"]))
+        self.emptied = saved["emptied"]
+        lane_states = map_state(lambda x: x[self.own_lanes].to(self.device), saved["lane_states"])
         self.states = [map_state(torch.clone, slice_lanes(lane_states, lanes)) for lanes in self.micro_batches]
-        self._load_optimizer(saved["optimizer"])
+        self._load_optimizer_state(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         self.scaler.load_state_dict(saved["scaler"])
-        if len(saved["rng"]) != self.world.size:  # there is nothing to continue: each rank starts a sequence of its own
+        if len(saved["rng"]) != self.world.size:  # another world size: every rank starts a new random sequence
             torch.manual_seed(_seed(torch.initial_seed(), self.step, self.world.rank))
             return
         rng = saved["rng"][self.world.rank]
@@ -224,5 +226,5 @@ class Trainer:
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
-    """A seed that is another for every argument."""
+    """A seed derived from all three arguments."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])

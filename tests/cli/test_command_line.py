@@ -158,7 +158,7 @@ def test_a_finished_run_is_not_taken_for_one_of_other_settings(home, trained):
 
 def test_a_run_directory_has_one_purpose_and_one_process(home, trained):
     evaluation = ["task=eval", "checkpoint=trained"]
-    assert "is a training run's" in run(home, *evaluation, "hydra.run.dir=trained", code=1)
+    assert "belongs to a training run" in run(home, *evaluation, "hydra.run.dir=trained", code=1)
     assert "eval=wt103_base" in run(home, *evaluation, "model=txl_16l", "hydra.run.dir=other", code=1)
     with FileLock(trained / "run.lock"):
         assert "another process is training" in run(home, *SMALL, "hydra.run.dir=trained", code=1)
@@ -217,6 +217,6 @@ def test_finished_sweeps_are_drawn_again_together(home, trained):
 def test_an_evaluation_that_is_repeated_says_so_and_one_that_is_not_is_done(home, trained):
     words = ["task=eval", "checkpoint=trained", "eval.max_tokens=50", "eval.save_losses=losses", "hydra.run.dir=again"]
     assert "Evaluated 50 tokens" in run(home, *words)
-    assert "Scored before" in run(home, *words)
+    assert "Already scored" in run(home, *words)
     assert (home / "again/losses").stat().st_size == 4 * 50
     assert "Evaluated 50 tokens" in run(home, *words, "eval.clamp_len=3")

@@ -79,7 +79,7 @@ def test_another_archive_than_published_is_refused(tmp_path, site, monkeypatch, 
 def test_a_corpus_of_one_file_must_have_its_size(tmp_path, name):
     (tmp_path / name).write_bytes(TRAIN + VALID + TEST + b"x")
     size = len(TRAIN + VALID + TEST)
-    with pytest.raises(UserError, match=rf"{name} has {size + 1} bytes; {name} has {size}"):
+    with pytest.raises(UserError, match=rf"{name} has {size + 1} bytes, but {name} has {size}"):
         open_corpus(config_of(tmp_path, name, path=str(tmp_path)))
 
 

@@ -35,7 +35,7 @@ def test_a_damaged_archive_is_reported_and_can_be_replaced(tmp_path, name, damag
     }
     (tmp_path / file).write_bytes(damaged[damage])
     config = config_of(tmp_path, name, path=str(tmp_path))
-    with pytest.raises(UserError, match=r"does not hold" if damage == "another" else f"{file} cannot be unpacked"):
+    with pytest.raises(UserError, match=r"does not contain" if damage == "another" else f"{file} cannot be unpacked"):
         open_corpus(config)
     (tmp_path / file).write_bytes(content)
     check(config)

@@ -128,7 +128,7 @@ def test_a_server_that_is_gone_half_way_leaves_the_part(target):
 
 @pytest.mark.parametrize("url", ["ftp://host/file", "host/file", "http://", "file:///etc/passwd"])
 def test_what_is_no_web_address_is_refused(target, url):
-    assert f"data.url={url} is no address" in refused(url, target)
+    assert f"data.url={url} is not a valid address" in refused(url, target)
     assert list(target.parent.iterdir()) == []
 
 

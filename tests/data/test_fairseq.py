@@ -77,7 +77,7 @@ def test_token_files_of_every_integer_type_are_the_same(folder, code):
 
 def test_ids_below_zero_are_refused(folder):
     write_split(folder / "train", [[4, 139, 5]], code=2)  # too narrow for 139
-    with pytest.raises(UserError, match=r"train\.bin holds token -117; the vocabulary has 144 entries"):
+    with pytest.raises(UserError, match=r"train\.bin contains token id -117, but the vocabulary has 144 entries"):
         opened(folder)
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_dictionary_is_reported_with_the_line(folder, line, named):
 
 def test_a_dictionary_of_another_corpus_is_refused(folder):
     (folder / "dict.txt").write_text("w0 88\nw1 51\n")
-    with pytest.raises(UserError, match=r"train\.bin holds token \d+; the vocabulary has 6 entries"):
+    with pytest.raises(UserError, match=r"train\.bin contains token id \d+, but the vocabulary has 6 entries"):
         opened(folder)
 
 

@@ -78,7 +78,9 @@ def test_a_file_the_hub_has_not_is_said_so_and_leaves_nothing(tmp_path, hub):
     lacking = f"{HOME}/{CORPORA['wikitext2'].hub['test'][0]}"
     content = hub.files.pop(lacking)
     config = config_of(tmp_path, "wikitext2", hub.url)
-    with pytest.raises(UserError, match=r"test-00000-of-00001\.parquet of Salesforce/wikitext cannot be had") as error:
+    with pytest.raises(
+        UserError, match=r"test-00000-of-00001\.parquet of Salesforce/wikitext cannot be downloaded"
+    ) as error:
         open_corpus(config)
     assert "data.url" in str(error.value) and "data.path" in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "cache/sources/wikitext2/downloaded").exists()
@@ -92,7 +94,9 @@ def test_no_network_is_said_so(tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's, between its tries
     with serving() as gone:
         pass
-    with pytest.raises(UserError, match=r"Salesforce/wikitext cannot be had from the hub .*data\.url.*data\.path"):
+    with pytest.raises(
+        UserError, match=r"Salesforce/wikitext cannot be downloaded from the hub .*data\.url.*data\.path"
+    ):
         open_corpus(config_of(tmp_path, "wikitext2", gone.url))
 
 

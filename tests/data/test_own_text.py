@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbptt.data.config import Level
-from tbptt.data.language import Language, corpus_language, keep_language, kept_language
+from tbptt.data.language import Language, corpus_language, load_language, save_language
 from tbptt.data.own_text import open_own_text, read_own_text
 from tbptt.data.prepare import open_corpus
 from tbptt.data.vocabulary import Vocabulary
@@ -21,7 +21,7 @@ def run_on(folder, level: Level, test: str = TRAIN, **settings):
     """A corpus, and the directory of a run on it."""
     corpus = open_corpus(corpus_config(write_corpus(folder / "text", TRAIN, TRAIN, test), level, **settings))
     (folder / "run").mkdir()
-    keep_language(corpus, folder / "run")
+    save_language(corpus, folder / "run")
     return corpus, folder / "run"
 
 
@@ -32,7 +32,7 @@ def test_a_text_is_read_as_the_corpus_was(tmp_path_factory, level, lower, words)
     folder = tmp_path_factory.mktemp("own")
     text = "".join(" ".join(line) + "\n" for line in words)
     corpus, run_dir = run_on(folder, level, test=text, lower=lower)
-    language = kept_language(run_dir, corpus.vocabulary.sha256, lower)
+    language = load_language(run_dir, corpus.vocabulary.sha256, lower)
     (folder / "mine.txt").write_text(text)
     stream = read_own_text(folder / "mine.txt", language)
     assert stream.tolist() == corpus.splits["test"].tolist()
@@ -42,14 +42,14 @@ def test_a_text_is_read_as_the_corpus_was(tmp_path_factory, level, lower, words)
 def test_subwords_are_read_with_the_runs_tokenizer(tmp_path):
     corpus, run_dir = run_on(tmp_path, Level.bpe, test="the dog sat on the dog\n", bpe_size=270)
     (tmp_path / "mine.txt").write_text("the dog sat on the dog\n")
-    language = kept_language(run_dir, corpus.vocabulary.sha256, False)
+    language = load_language(run_dir, corpus.vocabulary.sha256, False)
     own = open_own_text(tmp_path / "mine.txt", "test", language)
     assert own.splits["test"].tolist() == corpus.splits["test"].tolist()
     assert corpus.meta["splits"]["test"].items() >= own.meta["splits"]["test"].items()
     assert own.meta["splits"]["test"].keys() == {"tokens", "words", "source_bytes"}
     (run_dir / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json"):
-        kept_language(run_dir, corpus.vocabulary.sha256, False)
+        load_language(run_dir, corpus.vocabulary.sha256, False)
 
 
 def test_unknown_words_are_told_and_read_as_unknown(tmp_path, caplog):
@@ -101,7 +101,7 @@ def test_a_run_without_its_vocabulary_is_told_of(tmp_path, damage):
     else:
         path.write_text(Vocabulary(Level.word, ["a"]).to_json() if damage == "other" else "{")
     with pytest.raises(UserError, match=r"run/vocabulary\.json"):
-        kept_language(run_dir, corpus.vocabulary.sha256, False)
+        load_language(run_dir, corpus.vocabulary.sha256, False)
 
 
 @pytest.mark.parametrize("text", ["", "the"])

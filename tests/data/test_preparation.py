@@ -77,14 +77,14 @@ def test_a_killed_preparation_goes_on_from_its_parts(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in made}
     again = []
 
-    def renumbered(part, *settings, whole=writing._renumbered):
-        again.append((part.description, part.description.stat().st_mtime_ns))
-        return whole(part, *settings)
+    def vocabulary_ids(chunk, *settings, whole=writing._vocabulary_ids):
+        again.append((chunk.description, chunk.description.stat().st_mtime_ns))
+        return whole(chunk, *settings)
 
     config = corpus_config(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "chunks", cut_into(1))
-        patch.setattr(writing, "_renumbered", renumbered)
+        patch.setattr(writing, "_vocabulary_ids", vocabulary_ids)
         corpus = open_corpus(config)
     assert len(again) == 120 and before.items() <= set(again)
     assert {split: decoded(corpus, split) for split in SPLITS} == dict.fromkeys(SPLITS, words_of(text))

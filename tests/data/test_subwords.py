@@ -85,5 +85,5 @@ def test_a_given_tokenizer_is_used_as_it_stands(tmp_path):
 
 def test_what_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "given.json").write_text("{}")
-    with pytest.raises(UserError, match=r"data\.vocabulary=.*given\.json is no tokenizer\.json"):
+    with pytest.raises(UserError, match=r"data\.vocabulary=.*given\.json is not a valid tokenizer\.json"):
         prepared(tmp_path, "a b\n", vocabulary=str(tmp_path / "given.json"))

@@ -104,7 +104,7 @@ def test_a_given_vocabulary_that_is_gone_is_said_so(tmp_path):
     (tmp_path / "list").write_text(f"a\n{UNK}\n{EOS}\n")
     prepared(tmp_path, *["a b\n"] * 3, **settings)
     (tmp_path / "list").unlink()
-    with pytest.raises(UserError, match=r"data\.vocabulary=.*list is no file"):
+    with pytest.raises(UserError, match=r"data\.vocabulary=.*list: there is no file"):
         prepared(tmp_path, *["a b\n"] * 3, **settings)
 
 

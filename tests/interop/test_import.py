@@ -89,7 +89,7 @@ def test_nvidias_window_is_one_wider(tmp_path):
     model, tokens_BL = imported.model.double().eval(), torch.from_numpy(recorded["tokens"]).T
     own = model.context() | {"segment_lengths": setting["segment_lengths"]}
     assert_close(losses(model, tokens_BL, own).T, recorded["t8_m8_c3_same/nll64"], 1e-10)
-    assert any("mem_len is 8 here" in note for note in imported.notes)
+    assert any("model.mem_len=8 here" in note for note in imported.notes)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
@@ -167,7 +167,7 @@ def test_weights_in_half_precision_are_said_to_be(tmp_path):
     half = {name: value.half() for name, value in load_file(folder / "model.safetensors").items()}
     save_file(half, folder / "model.safetensors")
     imported = read(imported_from("hf", folder))
-    assert any("half precision" in note for note in imported.notes)
+    assert any("stored in float16" in note for note in imported.notes)
     assert torch.equal(imported.model.softmax.cluster_bias, half["crit.cluster_bias"].float().flip(0))
 
 
@@ -181,11 +181,11 @@ def test_the_words_of_a_corpus_must_be_the_models_in_the_same_order(tmp_path, ca
         runs[name] = find_checkpoint(str(tmp_path / name))
     same, other = (Vocabulary(Level.word, symbols) for symbols in (words(200), words(200)[::-1]))
     identities = [{"vocabulary_sha256": each.sha256, "vocab_size": 200} for each in (same, other)]
-    runs["with"].refuse_other_vocabulary(identities[0])
-    with pytest.raises(UserError, match="or in another order"):
-        runs["with"].refuse_other_vocabulary(identities[1])
+    runs["with"].check_vocabulary(identities[0])
+    with pytest.raises(UserError, match="same entries in another order"):
+        runs["with"].check_vocabulary(identities[1])
     assert not caplog.text
-    runs["without"].refuse_other_vocabulary(identities[1])
-    assert "only their number was compared" in caplog.text
+    runs["without"].check_vocabulary(identities[1])
+    assert "only the vocabulary size was compared" in caplog.text
     with pytest.raises(UserError, match="199 entries"):
-        runs["without"].refuse_other_vocabulary(identities[0] | {"vocab_size": 199})
+        runs["without"].check_vocabulary(identities[0] | {"vocab_size": 199})

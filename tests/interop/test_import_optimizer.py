@@ -78,7 +78,7 @@ def test_training_goes_on_bit_for_bit(tmp_path, home):
     imported = run_directory(config, tmp_path / "run")
     away = trainer_of(golden_model(NAME, torch.float32))
     imported.load_weights(away.model)
-    away.take_optimizer(imported.optimizer_state("adam"))
+    away.load_optimizer(imported.optimizer_state("adam"))
     assert away.step == home.step == 5
     home.states = home._empty_states()
     for _ in range(4):
@@ -89,7 +89,7 @@ def test_training_goes_on_bit_for_bit(tmp_path, home):
 
 def test_the_state_of_another_optimizer_is_refused_by_name(tmp_path, home):
     config = nvidia_file(tmp_path / "checkpoint.pt", NAME)
-    with pytest.raises(UserError, match=r"wants the state of adam, and .* has none"):
+    with pytest.raises(UserError, match=r"needs the state of adam, but .* has no optimizer state"):
         run_directory(config, tmp_path / "run").optimizer_state("adam")
 
 
@@ -125,7 +125,7 @@ def test_a_state_that_does_not_fit_is_left_behind_and_said_to_be(tmp_path, home,
     torch.save(state, tmp_path / "optimizer.pt")
     config = original_file(tmp_path / "weights.pt", NAME)
     imported = read(config)
-    assert imported.adam is None and any("does not fit" in note for note in imported.notes)
+    assert imported.adam is None and any("does not match its weights" in note for note in imported.notes)
     assert np.isfinite(sum(p.sum().item() for p in imported.model.parameters()))
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from tbptt.errors import UserError
 from tbptt.interop.config import ImportConfig
 from tbptt.interop.importing import read
-from tbptt.interop.pickles import StandIn, load_pickle
+from tbptt.interop.pickles import Placeholder, load_pickle
 from tbptt.tasks.import_model import write
 from tests.interop.foreign_files import (
     GOLDEN_HF,
@@ -57,7 +57,7 @@ def change_config(folder: Path, **changes) -> None:
         ({"model_type": "gpt2"}, "gpt2"),
         ({"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon=0.001"),
         ({"attn_type": 1}, "attn_type=1"),
-        ({"vocab_size": 199}, "has 200 rows, of which the configuration calls for 199"),
+        ({"vocab_size": 199}, "has 200 rows, but the configuration requires 199"),
         ({"vocab_size": 201}, "emb_layers.0.weight"),
         ({"vocab_size": "many"}, "n_token=many"),
         ({"n_layer": 4}, "lack 'layers.3"),
@@ -187,7 +187,7 @@ def test_nothing_that_a_pickle_names_is_run(tmp_path):
     path, mark = tmp_path / "vocab.pkl", tmp_path / "it ran"
     path.write_bytes(pickle.dumps({"idx2sym": ["a"], "other": Danger(mark)}))
     held = load_pickle(path)
-    assert isinstance(held["other"], StandIn) and held["other"].arguments == (str(mark), 0o777, True)
+    assert isinstance(held["other"], Placeholder) and held["other"].arguments == (str(mark), 0o777, True)
     assert not mark.exists()
 
 

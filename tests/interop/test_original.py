@@ -21,7 +21,7 @@ def weights() -> dict[str, np.ndarray]:
         ({"ext_len": 8}, "ext_len=8"),
         ({"attn_type": 2}, "attn_type=2"),
         ({"n_layer": 3}, "lack 'layers.2"),
-        ({"n_layer": 1}, "no place for"),
+        ({"n_layer": 1}, "do not exist in this configuration"),
         ({"d_inner": 65}, "CoreNet.0.weight"),
         ({"cutoffs": [20, 40]}, "emb_layers.2.weight"),
     ],
@@ -34,5 +34,5 @@ def test_arguments_that_do_not_fit_are_refused(change, words):
 def test_tied_weights_that_differ_are_refused():
     changed = weights()
     changed["crit.out_layers.1.weight"] = changed["crit.out_layers.1.weight"] + 1
-    with pytest.raises(UserError, match=r"emb_layers\.1\.weight and crit\.out_layers\.1\.weight differ"):
+    with pytest.raises(UserError, match=r"emb_layers\.1\.weight and crit\.out_layers\.1\.weight differ, but"):
         original.build(changed, INFO["config"])

@@ -97,8 +97,8 @@ def test_a_checkpoint_is_evaluated_by_any_number_of_processes(home, alone):
     [
         ("1 3 raise", "ZeroDivisionError: a fault made by a test"),
         ("1 3 memory", "MemoryError"),
-        ("0 3 kill", "rank 0 on .* ended without a word"),
-        ("1 3 kill", "rank 1 on .* ended without a word"),
+        ("0 3 kill", "rank 0 on .* exited without reporting an error \\(killed, or out of memory\\)"),
+        ("1 3 kill", "rank 1 on .* exited without reporting an error \\(killed, or out of memory\\)"),
     ],
 )
 def test_one_rank_that_fails_ends_all(home, fault, cause):

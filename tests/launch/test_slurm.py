@@ -162,7 +162,9 @@ def test_a_sweep_whose_controller_died_waits_for_its_jobs_and_reports(home):
     first.stop()  # SIGKILL: its job goes on
     second = Started(home, "orphans", *words, *FOUR)
     try:
-        wait_until(lambda: "Waiting for jobs of an earlier start of this sweep" in second.printed.read_text())
+        wait_until(
+            lambda: "Waiting for jobs that an earlier start of this sweep submitted" in second.printed.read_text()
+        )
     finally:
         go_on.touch()
     second.end()
@@ -184,7 +186,10 @@ def test_sigterm_twice_to_a_running_job_saves_and_requeues_it(home, calm):
 
 @pytest.mark.parametrize(
     ("fault", "cause"),
-    [("2 7 raise", "ZeroDivisionError: a fault made by a test"), ("2 7 kill", "rank 2 on .* ended without a word.*")],
+    [
+        ("2 7 raise", "ZeroDivisionError: a fault made by a test"),
+        ("2 7 kill", "rank 2 on .* exited without reporting an error.*"),
+    ],
 )
 def test_a_rank_that_dies_fails_the_job(home, fault, cause):
     sweep = home / f"fault{fault.split()[-1]}"

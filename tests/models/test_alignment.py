@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbptt.models import alignment
-from tbptt.models.alignment import aligned, aligned_linear, fill_up
+from tbptt.models.alignment import aligned, aligned_linear, pad_to
 from tbptt.models.attention.choice import Attention
 from tbptt.models.protocol import map_state
 from tests.helpers import assert_relatively_close
@@ -23,7 +23,7 @@ MODELS = {
 
 @pytest.fixture
 def align(monkeypatch):
-    return lambda: monkeypatch.setitem(alignment.MULTIPLE, "cpu", 16)
+    return lambda: monkeypatch.setitem(alignment.ALIGNMENT, "cpu", 16)
 
 
 def outcome(model) -> dict[str, torch.Tensor]:
@@ -78,16 +78,16 @@ def test_every_row_that_is_multiplied_begins_at_a_multiple(align):
     assert odd[0] > 20 and odd[1] == 0
 
 
-def test_filling_up_adds_zeros_and_cuts_the_gradient():
+def test_padding_adds_zeros_and_crops_the_gradient():
     x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
-    y = fill_up(x, (4, 16), torch.float32)
+    y = pad_to(x, (4, 16), torch.float32)
     assert y.shape == (2, 4, 16) and y.dtype is torch.float32
     assert torch.equal(y[:, :3, :5], x.float()) and y.count_nonzero() == x.count_nonzero()
-    assert torch.autograd.gradcheck(lambda x: fill_up(x, (4, 16), torch.float64), x)
-    assert fill_up(x, (3, 5), torch.float64) is x
+    assert torch.autograd.gradcheck(lambda x: pad_to(x, (4, 16), torch.float64), x)
+    assert pad_to(x, (3, 5), torch.float64) is x
 
 
-def test_the_spare_columns_of_a_layer_are_zeros(align):
+def test_the_padding_columns_of_a_layer_are_zeros(align):
     align()
     layer, x = torch.nn.Linear(5, 7), torch.randn(3, 5)
     y = aligned_linear(x, layer)

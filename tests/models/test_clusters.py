@@ -15,9 +15,9 @@ CUTOFFS = st.sets(st.integers(1, 19), min_size=1, max_size=3).map(sorted)
 @given(IDS, CUTOFFS, st.integers(1, 9))
 def test_every_word_is_in_its_cluster_once_and_numbers_of_words_are_multiples(ids_N, cutoffs, multiple):
     bounds, seen = cluster_bounds(20, cutoffs), torch.zeros_like(ids_N)
-    words = ClusteredIds.sort(ids_N, bounds, multiple)
+    words = ClusteredIds.from_ids(ids_N, bounds, multiple)
     for cluster, (low, high) in enumerate(bounds):
-        index, numbers, inside = words.of_cluster(cluster, bounds)
+        index, numbers, inside = words.select_cluster(cluster, bounds)
         inside = torch.ones_like(index, dtype=torch.bool) if inside is None else inside
         assert len(index.unique()) == len(index)
         assert len(index) % multiple == 0 or len(index) == len(ids_N)
@@ -30,7 +30,7 @@ def test_every_word_is_in_its_cluster_once_and_numbers_of_words_are_multiples(id
 @given(cases(), st.integers(2, 9))
 def test_words_of_other_clusters_change_no_loss_and_no_gradient(case, multiple):
     found = []
-    for words_N in (case.words_N, ClusteredIds.sort(case.words_N, case.embedding.bounds, multiple)):
+    for words_N in (case.words_N, ClusteredIds.from_ids(case.words_N, case.embedding.bounds, multiple)):
         h_ND = case.h_ND + case.embedding(words_N)
         nll_N = case.softmax(h_ND, words_N)
         (nll_N * torch.linspace(1, 2, len(nll_N))).sum().backward()

@@ -36,7 +36,7 @@ GPU_LIKE = {"attention": Attention.fused, "d_model": 10, "d_head": 5, "d_inner":
 def test_compiled_blocks_give_the_same_losses_and_weights_and_no_length_compiles_them_again(
     settings, multiple, precision, length, tolerance, monkeypatch
 ):
-    monkeypatch.setitem(alignment.MULTIPLE, "cpu", multiple)
+    monkeypatch.setitem(alignment.ALIGNMENT, "cpu", multiple)
     torch.compiler.reset()
     lanes, stream = Lanes.cut(random_stream(3 * length + 1), 3, 4), random_stream(2 * length)
     assert length % 4 == 3  # the last segment is shorter

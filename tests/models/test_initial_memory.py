@@ -72,6 +72,6 @@ def test_a_model_trains_from_zeros():
 
 
 def test_another_start_is_refused_and_changes_nothing():
-    with pytest.raises(UserError, match="initial_memory=ones may be empty, zeros"):
+    with pytest.raises(UserError, match="initial_memory=ones must be one of empty, zeros"):
         MODEL.set_context(initial_memory="ones", mem_len=1)
     assert MODEL.context() == {"mem_len": 6, "clamp_len": -1, "same_length": False, "initial_memory": "empty"}

@@ -33,8 +33,8 @@ def loss_and_gradients(function, x, weight, bias, targets):
 def test_losses_and_gradients_are_the_plain_ones_whatever_the_chunks_and_the_alignment(N, E, V, logits, multiple):
     inputs = draw_inputs(N, E, V)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LOGITS", logits)
-        patch.setitem(alignment.MULTIPLE, "cpu", multiple)
+        patch.setattr(module, "MAX_LOGITS", logits)
+        patch.setitem(alignment.ALIGNMENT, "cpu", multiple)
         ours = loss_and_gradients(linear_cross_entropy, *inputs)
     for actual, expected in zip(ours, loss_and_gradients(plain, *inputs)):
         assert_close(actual, expected, 1e-12)
@@ -42,7 +42,7 @@ def test_losses_and_gradients_are_the_plain_ones_whatever_the_chunks_and_the_ali
 
 @pytest.mark.parametrize("logits", [20, 2**25])
 def test_a_target_of_vanishing_probability_has_a_finite_loss(monkeypatch, logits):
-    monkeypatch.setattr(module, "LOGITS", logits)
+    monkeypatch.setattr(module, "MAX_LOGITS", logits)
     *inputs, targets = draw_inputs(6, 4, 9, torch.float32, spread=1e4)
     whole = [x.detach().round().requires_grad_() for x in inputs]  # logits without rounding, in whatever order of sums
     ours, expected = (loss_and_gradients(function, *whole, targets) for function in (linear_cross_entropy, plain))
@@ -53,7 +53,7 @@ def test_a_target_of_vanishing_probability_has_a_finite_loss(monkeypatch, logits
 
 @pytest.mark.parametrize("logits", [20, 2**25])
 def test_under_autocast_only_the_products_are_lowered(monkeypatch, logits):
-    monkeypatch.setattr(module, "LOGITS", logits)
+    monkeypatch.setattr(module, "MAX_LOGITS", logits)
     inputs = draw_inputs(50, 8, 12, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         ours, expected = (loss_and_gradients(function, *inputs) for function in (linear_cross_entropy, plain))
@@ -64,7 +64,7 @@ def test_under_autocast_only_the_products_are_lowered(monkeypatch, logits):
 
 @pytest.mark.parametrize("logits, kept", [(40, False), (120, True)])
 def test_no_more_logits_are_kept_than_a_chunk_has(monkeypatch, logits, kept):
-    monkeypatch.setattr(module, "LOGITS", logits)
+    monkeypatch.setattr(module, "MAX_LOGITS", logits)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
         linear_cross_entropy(*draw_inputs(10, 2, 12))

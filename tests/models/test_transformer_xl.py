@@ -128,8 +128,8 @@ def test_the_context_can_be_lent_and_is_given_back():
     before = model.context()
     with pytest.raises(ZeroDivisionError):
         with model.with_context(mem_len=2, clamp_len=1, same_length=True):
-            for_softmax = {"mem_len": 2, "clamp_len": 1, "same_length": True, "initial_memory": "empty"}
-            assert model.context() == for_softmax
+            expected = {"mem_len": 2, "clamp_len": 1, "same_length": True, "initial_memory": "empty"}
+            assert model.context() == expected
             raise ZeroDivisionError
     assert model.context() == before
 

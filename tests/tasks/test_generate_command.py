@@ -85,5 +85,5 @@ def test_a_model_without_memory_is_told_of_it(home):
 
 
 def test_a_training_run_is_not_overwritten(home):
-    assert "is a training run's" in run(home, *GENERATE, "hydra.run.dir=trained", code=1)
+    assert "belongs to a training run" in run(home, *GENERATE, "hydra.run.dir=trained", code=1)
     assert results_of(home / "trained")["task"] == "train"

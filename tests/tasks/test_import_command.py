@@ -65,7 +65,7 @@ def test_an_imported_run_scores_a_text_of_ones_own(home, imported):
 
 
 def test_an_imported_run_without_a_corpus_asks_for_one(home, imported):
-    assert "brings no corpus" in run(home, "task=eval", "checkpoint=nvidia", code=1)
+    assert "has no corpus" in run(home, "task=eval", "checkpoint=nvidia", code=1)
     said = run(home, "task=eval", "checkpoint=nvidia", "data=text", "data.path=text", code=1)
     assert "another vocabulary" in said
 
@@ -83,23 +83,23 @@ def test_an_imported_run_goes_on_from_a_prompt_in_its_own_words(home, imported):
 def test_without_a_vocabulary_it_speaks_the_words_of_a_corpus_that_is_named(home, imported):
     original_file(home / "weights.npz", NAME)
     words = ["import.path=weights.npz", "import.config=args.json", "hydra.run.dir=wordless"]
-    assert "No vocabulary came along" in run(home, "task=import", "import.format=original", *words)
+    assert "No vocabulary was found" in run(home, "task=import", "import.format=original", *words)
     words = ["task=generate", "checkpoint=wordless", "prompt=w3", "eval.mem_len=8", "hydra.run.dir=spoken"]
-    assert "brings no corpus" in run(home, *words, code=1)
+    assert "has no corpus" in run(home, *words, code=1)
     named = ["data=text", "data.path=text", "data.vocabulary=nvidia/vocabulary.json"]
-    assert "only their number was compared" in run(home, *words, *named)
+    assert "only the vocabulary size was compared" in run(home, *words, *named)
     results = json.loads((home / "spoken/results.json").read_text())
     assert set(results["continuations"][0]["text"].split()) <= set(WORDS)
 
 
 def test_the_printed_command_trains_it_on(home, imported):
-    (line,) = re.findall(r"Train it on: python run\.py (.*)", imported)
+    (line,) = re.findall(r"Continue its training: python run\.py (.*)", imported)
     words = [word for word in line.split() if word != "data=..."]
     own = ["data=text", "data.path=text", "data.vocabulary=nvidia/vocabulary.json", "data.batch_size=2", "eval=default"]
     own += ["trainer.max_steps=3", "trainer.log_every=1", "hydra.run.dir=on", "optimizer.lr=1e-3"]
     assert "Starting from the weights of" in run(home, *words, *own)
     said = run(home, *words, *own[:-2], "hydra.run.dir=adam", "optimizer.from_checkpoint=true", code=1)
-    assert "wants the state of adam" in said
+    assert "needs the state of adam" in said
 
 
 def test_a_run_goes_on_with_the_optimizer_of_another(home, imported):
@@ -114,7 +114,7 @@ def test_a_run_goes_on_with_the_optimizer_of_another(home, imported):
     lines = [json.loads(line) for line in (home / "second/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "split" not in line] == [15, 20]
     words = ["hydra.run.dir=third", "checkpoint=first/last", "optimizer.from_checkpoint=true", "trainer.max_steps=10"]
-    assert "goes on at step 10" in run(home, *settings, *words, code=1)
+    assert "continues at step 10" in run(home, *settings, *words, code=1)
     for own, said in (
         (["data=text"], "needs data.path=FILE"),
         (["data=text", "data.path=nowhere"], "found no data.path"),
@@ -134,7 +134,7 @@ def test_an_export_of_a_model_of_bytes_comes_back_with_its_vocabulary(home, impo
     )
     run(home, "task=export", "checkpoint=bytes", "export.format=hf", "export.path=bytes-hf")
     printed = run(home, "task=import", "import.format=hf", "import.path=bytes-hf", "hydra.run.dir=back")
-    assert "No vocabulary came along" not in printed
+    assert "No vocabulary was found" not in printed
     vocabularies = [(home / name / "vocabulary.json").read_bytes() for name in ("bytes", "back")]
     assert vocabularies[0] == vocabularies[1]
 

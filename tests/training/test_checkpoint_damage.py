@@ -57,7 +57,7 @@ def test_there_is_no_newest_where_all_are_damaged_or_none_was_written(tmp_path):
     checkpoints = saved_run(tmp_path)
     for folder in (tmp_path / "checkpoints").glob("step_*"):
         (folder / "training.pt").unlink()
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
         checkpoints.newest()
 
 

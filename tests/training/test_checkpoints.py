@@ -76,11 +76,11 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
 
 def test_another_run_is_refused_and_every_differing_key_named(tmp_path):
     checkpoint, other = saved_run(tmp_path).newest(), copy.deepcopy(IDENTITY)
-    checkpoint.refuse_other(other)
+    checkpoint.check_same_run(other)
     other["model"] |= {"d_model": 16, "dropout": 0.1}
     del other["data"]["vocab_size"]
     with pytest.raises(UserError) as refused:
-        checkpoint.refuse_other(other)
+        checkpoint.check_same_run(other)
     for part in ("model.d_model is 16, was 8", "model.dropout is 0.1", "data.vocab_size"):
         assert part in str(refused.value)
     assert "model.name" not in str(refused.value) and "vocabulary_sha256" not in str(refused.value)

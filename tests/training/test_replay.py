@@ -57,7 +57,7 @@ def tensors(value) -> list[torch.Tensor]:
 
 
 class Recorder:
-    """In the place of CudaGraphs, on a processor."""
+    """In the place of CudaGraphCapture, on a processor."""
 
     def __init__(self):
         self.recorded = self.replayed = 0
@@ -84,7 +84,7 @@ def pair_of_trainers(build, lanes: Lanes, optimizer, **settings) -> tuple[Traine
     recorder, trainers = Recorder(), []
     for _ in range(2):
         trainers.append(make_trainer(build(), lanes, optimizer, max_steps=40, **settings))
-    trainers[1].replayed = GraphReplay(recorder)
+    trainers[1].graph_replay = GraphReplay(recorder)
     return *trainers, recorder
 
 
@@ -199,12 +199,12 @@ def test_the_fewer_sizes_the_fewer_recordings(monkeypatch):
     """With words of many clusters, the numbers of words differ from segment to segment."""
     found = []
     for multiple in (1, 16):
-        monkeypatch.setattr("tbptt.training.trainer.MULTIPLE", multiple)
+        monkeypatch.setattr("tbptt.training.trainer.PADDING_MULTIPLE", multiple)
         build = lambda: tiny_txl(cutoffs=[5, 12])  # noqa: E731
         _, trainer, recorder = pair_of_trainers(build, lanes_of(4, 80), AdamConfig(), precision=Precision.fp64)
         for _ in range(3 * len(trainer.lanes)):
             trainer.update()
-        found.append((recorder.recorded, len(trainer.replayed.met)))
+        found.append((recorder.recorded, len(trainer.graph_replay.capturable)))
     assert found[0][1] > 2 * found[1][1]
 
 
@@ -216,5 +216,5 @@ def test_without_a_gpu_it_says_that_it_has_no_effect(caplog):
 
 
 def test_it_is_refused_together_with_activation_checkpointing():
-    with pytest.raises(UserError, match=r"cuda_graphs=true cannot record .*activation_checkpointing"):
+    with pytest.raises(UserError, match=r"cuda_graphs=true cannot capture .*activation_checkpointing"):
         TrainerConfig(cuda_graphs=True, activation_checkpointing=True).check()

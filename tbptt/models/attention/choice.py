@@ -1,4 +1,4 @@
-"""Which implementation of relative attention runs: the plain one, which defines it, or the fused one, which is fast."""
+"""Choice of the relative attention implementation: plain PyTorch (the definition) or fused Triton kernels (fast)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from importlib.util import find_spec
 import torch
 
 HAS_TRITON = find_spec("triton") is not None
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: kernels run, slowly, on a processor
-LARGEST_HEAD = 256  # whose tiles a GPU's registers and shared memory hold
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: interpret kernels on a CPU
+MAX_HEAD_SIZE = 256  # d_head above which tiles no longer fit registers and shared memory
 
 
 class Attention(Enum):
-    auto = "auto"  # fused where it can run on a GPU, else plain
+    auto = "auto"  # fused on a GPU that can run it, else plain
     plain = "plain"
-    fused = "fused"  # one Triton kernel; the scores are never stored
+    fused = "fused"  # Triton kernels that do not store the scores
 
 
 def fused_obstacle(d_head: int, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why fused attention cannot run with this head size, device and dtype of weights; None if it can."""
+    """Why fused attention cannot run with this head size, device and weight dtype (a verb phrase); None if it can."""
     if not HAS_TRITON:
         return "needs Triton, which is not installed"
     if device.type != "cuda" and not INTERPRETED:
         return "needs a GPU"
     if dtype == torch.float64:
-        return "has no float64"
-    if d_head > LARGEST_HEAD:
-        return f"has no heads above {LARGEST_HEAD}, and model.d_head={d_head}"
+        return "has no float64 kernels"
+    if d_head > MAX_HEAD_SIZE:
+        return f"supports a head size of at most {MAX_HEAD_SIZE}, not model.d_head={d_head}"
     return None
 
 
 def pick_attention(choice: Attention, d_head: int, device: torch.device, dtype: torch.dtype) -> Attention:
-    """What `auto` stands for here; other choices stand for themselves."""
+    """The implementation to run: resolves `auto`, and returns other choices unchanged."""
     if choice is not Attention.auto:
         return choice
     can_run = device.type == "cuda" and fused_obstacle(d_head, device, dtype) is None

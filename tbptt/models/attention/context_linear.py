@@ -1,4 +1,4 @@
-"""A linear layer over memory and segment, whose backward pass leaves out the memory where nobody wants its gradient.
+"""A linear layer over memory and segment that skips the gradient of a memory that does not require one.
 
 Shapes: B lanes, M memory positions, T tokens of the segment, K = M + T, D inputs, F outputs.
 """
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tbptt.device import product_dtype
-from tbptt.models.alignment import cut
+from tbptt.device import matmul_dtype
+from tbptt.models.alignment import crop
 
 
 def context_linear(memory_BMD: Tensor, x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
-    """(B, K, F): memory first, then the segment. Under autocast, products are lowered as a linear layer's are.
+    """Apply the weight to the concatenation of memory and segment: (B, K, F). Follows autocast like nn.Linear.
 
-    The weight may have spare columns, which meet zeros.
+    The weight may have more than D columns (padding): the inputs are zero-padded to match.
     """
-    dtype = product_dtype(x_BTD)
+    dtype = matmul_dtype(x_BTD)
     with torch.autocast(x_BTD.device.type, enabled=False):
         return ContextLinear.apply(memory_BMD, x_BTD, weight_FD.to(dtype))
 
@@ -29,10 +29,10 @@ class ContextLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, memory_BMD: Tensor, x_BTD: Tensor, weight_FD: Tensor) -> Tensor:
         (B, M, D), T = memory_BMD.shape, x_BTD.shape[1]
-        ctx.border, ctx.size = M, D
-        # Joined, filled up and lowered in precision in one pass.
-        make = weight_FD.new_empty if weight_FD.shape[1] == D else weight_FD.new_zeros
-        context_BKD = make(B, M + T, weight_FD.shape[1])
+        ctx.memory_len, ctx.d_input = M, D
+        # Concatenate, pad and cast in one pass.
+        allocate = weight_FD.new_empty if weight_FD.shape[1] == D else weight_FD.new_zeros
+        context_BKD = allocate(B, M + T, weight_FD.shape[1])
         context_BKD[:, :M, :D], context_BKD[:, M:, :D] = memory_BMD, x_BTD
         ctx.save_for_backward(context_BKD, weight_FD)
         return context_BKD @ weight_FD.t()
@@ -41,6 +41,6 @@ class ContextLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_BKF: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         context_BKD, weight_FD = ctx.saved_tensors
-        d_memory = cut(dy_BKF[:, : ctx.border] @ weight_FD, ctx.size) if ctx.needs_input_grad[0] else None
+        d_memory = crop(dy_BKF[:, : ctx.memory_len] @ weight_FD, ctx.d_input) if ctx.needs_input_grad[0] else None
         d_weight = dy_BKF.flatten(0, 1).t() @ context_BKD.flatten(0, 1)
-        return d_memory, cut(dy_BKF[:, ctx.border :] @ weight_FD, ctx.size), d_weight
+        return d_memory, crop(dy_BKF[:, ctx.memory_len :] @ weight_FD, ctx.d_input), d_weight

@@ -1,4 +1,4 @@
-"""Relative attention (Transformer-XL paper, section 3.3 and appendix B), in the plain form that defines it.
+"""Relative attention (Transformer-XL paper, section 3.3 and appendix B), in plain PyTorch: the definition.
 
 Shapes: B lanes, T queries (the segment), M memory positions, K = M + T keys, H heads, E head size, D model size.
 """
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tbptt.device import product_dtype
-from tbptt.models.alignment import aligned, cut, fill_up
+from tbptt.device import matmul_dtype
+from tbptt.models.alignment import aligned, crop, pad_to
 from tbptt.models.attention.context_linear import context_linear
-from tbptt.models.dropout import random_drop
+from tbptt.models.dropout import fast_dropout
 
 
 def inverse_frequencies(d_model: int) -> Tensor:
-    """w = 10000^(-2m/d_model) in float32, the precision in which the original defines them: (D/2,)."""
+    """w = 10000^(-2m/d_model), (D/2,), in float32 as in the original code."""
     return 1 / 10000.0 ** (torch.arange(0, d_model, 2, dtype=torch.float32) / d_model)
 
 
@@ -35,20 +35,20 @@ def key_distances(n_keys: int, clamp_len: int, like: Tensor) -> Tensor:
 
 
 def causal_mask(n_queries: int, n_keys: int, window: int | None, like: Tensor) -> Tensor:
-    """(T, K), added to scores: -inf at the keys a query must not see, later ones and, with `window`, old ones."""
+    """(T, K), to be added to the scores: -inf at later keys and at keys `window` or more positions back."""
     query = torch.arange(n_keys - n_queries, n_keys, device=like.device)[:, None]
     distance_TK = query - torch.arange(n_keys, device=like.device)
-    hidden_TK = distance_TK < 0 if window is None else (distance_TK < 0) | (distance_TK >= window)
-    return like.new_zeros(n_queries, n_keys).masked_fill_(hidden_TK, -torch.inf)
+    masked_TK = distance_TK < 0 if window is None else (distance_TK < 0) | (distance_TK >= window)
+    return like.new_zeros(n_queries, n_keys).masked_fill_(masked_TK, -torch.inf)
 
 
 def position_scores(q_HBTE: Tensor, r_KHE: Tensor) -> Tensor:
-    """q_i . r_{i-j} for every query i and key j, as (H, B, T, K); entries at later keys (j > i) are meaningless.
+    """q_i . r_{i-j} for every query i and key j: (H, B, T, K). Entries at later keys (j > i) are undefined.
 
-    `r_KHE` runs from distance K-1 down to 0. The product with every r gives a T x K table whose row i must move left by
-    T-1-i. With one spare column (r padded to K+1 rows), that shift is the same memory read from offset T-1 on in
-    rows of length K: entry (i, j) at (T-1) + i*K + j = i*(K+1) + (T-1-i+j). No copy is made. r is the same for all
-    lanes, so heads come first: one product a head, whatever the number of lanes.
+    The rows of `r_KHE` run from distance K-1 down to 0. The product of q with all of r is a T x K table whose row i
+    must be shifted left by T-1-i. With one padding column (r padded to K+1 rows), the shifted table is a view of the
+    same memory, from offset T-1 on in rows of length K: entry (i, j) is at (T-1) + i*K + j = i*(K+1) + (T-1-i+j).
+    Heads come first because r is shared by all lanes: there is one matrix product per head.
     """
     H, B, T, _ = q_HBTE.shape
     K = r_KHE.shape[0]
@@ -74,18 +74,18 @@ def relative_attention(
     q_HBTE, k_HBKE, v_HBKE = (x.transpose(0, 1) for x in (q_BHTE * scale, k_BHKE, v_BHKE))
     q_content = q_HBTE + content_bias_HE[:, None, None] * scale
     q_position = q_HBTE + position_bias_HE[:, None, None] * scale
-    # The mask is added in the one pass that leaves the shifted view, and the content scores to that in place.
+    # Adding the mask copies the shifted view to a contiguous tensor; content scores are then added to it in place.
     position = position_scores(q_position, r_KHE)
     scores = (position + mask_TK.to(position.dtype)).flatten(0, 1)
     keys = k_HBKE.flatten(0, 1).transpose(1, 2)
     scores.baddbmm_(q_content.flatten(0, 1).to(scores.dtype), keys.to(scores.dtype))
     weights = scores.softmax(dim=-1)
-    y = random_drop(weights, dropout) @ v_HBKE.flatten(0, 1)
+    y = fast_dropout(weights, dropout) @ v_HBKE.flatten(0, 1)
     return y.unflatten(0, q_HBTE.shape[:2]).transpose(0, 1)
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head relative attention of a segment over memory and segment; all projections without bias."""
+    """Multi-head relative attention of a segment over memory and segment. All projections are without bias."""
 
     def __init__(self, d_model: int, n_head: int, d_head: int, dropatt: float):
         super().__init__()
@@ -98,67 +98,69 @@ class RelativeAttention(nn.Module):
     def forward(
         self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
     ) -> tuple[Tensor, Tensor]:
-        """The output (B, T, D), and the keys and values of the context (B, K, 2, H, E), without gradient.
+        """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E), detached.
 
-        `memory` holds inputs (B, M, D) or, where those are known already, keys and values (B, M, 2, H, E). `mask_TK`
-        is the mask of the plain form; None chooses the fused one, which needs but the `window`.
+        `memory` is either inputs (B, M, D) or cached keys and values (B, M, 2, H, E). The plain implementation uses
+        `mask_TK`; if that is None, the fused implementation runs and uses `window`.
         """
         if mask_TK is None:
             return self._fused(x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window)
         H = self.n_head
         q_BHTE = self.query(x_BTD).unflatten(-1, (H, -1)).transpose(1, 2)
-        kv_BK2HE = self._context(memory, x_BTD, fused=False)
+        kv_BK2HE = self._context_keys_values(memory, x_BTD, fused=False)
         k_BHKE, v_BHKE = kv_BK2HE.permute(2, 0, 3, 1, 4)
         r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
         bias = content_bias_HE, position_bias_HE
-        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask_TK, self._dropout())
+        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask_TK, self._dropout_rate())
         return self.output(y_BHTE.transpose(1, 2).flatten(-2)), kv_BK2HE.detach()
 
     def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
-        """(B, T, 2, H, E) of the inputs x: what a memory may hold in their place while no weight changes."""
+        """Keys and values of x: (B, T, 2, H, E). A memory may cache them as long as the weights do not change."""
         weight = self._key_value_weight(fused)
-        x_BTD = fill_up(x_BTD, weight.shape[1:], weight.dtype)
+        x_BTD = pad_to(x_BTD, weight.shape[1:], weight.dtype)
         return F.linear(x_BTD, weight).unflatten(-1, (2, self.n_head, -1))
 
-    def _context(self, memory: Tensor, x_BTD: Tensor, fused: bool) -> Tensor:
+    def _context_keys_values(self, memory: Tensor, x_BTD: Tensor, fused: bool) -> Tensor:
+        """Keys and values of memory and segment: (B, K, 2, H, E)."""
         if memory.dim() == 3:
             return context_linear(memory, x_BTD, self._key_value_weight(fused)).unflatten(-1, (2, self.n_head, -1))
         new_BT2HE = self.keys_values(x_BTD, fused)
-        both = memory.to(new_BT2HE.dtype), new_BT2HE
+        parts = memory.to(new_BT2HE.dtype), new_BT2HE
         if fused:
-            return torch.cat(both, dim=1)
-        # In the order in which the plain form reads them (the permutation is its own inverse).
-        return torch.cat([x.permute(2, 3, 0, 1, 4) for x in both], dim=3).permute(2, 3, 0, 1, 4)
+            return torch.cat(parts, dim=1)
+        # Concatenate in the memory layout that the plain implementation reads (the permutation is its own inverse).
+        return torch.cat([x.permute(2, 3, 0, 1, 4) for x in parts], dim=3).permute(2, 3, 0, 1, 4)
 
     def _key_value_weight(self, fused: bool) -> Tensor:
-        return self._padded(self.key_value) if fused else self.key_value.weight
+        return self._padded_weight(self.key_value) if fused else self.key_value.weight
 
     def _fused(self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window) -> tuple[Tensor, Tensor]:
         from tbptt.models.attention.fused import fused_relative_attention
 
-        (D, H, E), spare, dtype = (x_BTD.shape[-1], self.n_head, self.d_head), self._spare(), product_dtype(x_BTD)
+        D, H, E = x_BTD.shape[-1], self.n_head, self.d_head
+        padding, dtype = self._head_padding(), matmul_dtype(x_BTD)
         width = (aligned(D, x_BTD.device),)
-        q_BTHE = F.linear(fill_up(x_BTD, width, dtype), self._padded(self.query)).unflatten(-1, (H, -1))
-        r_KHE = F.linear(fill_up(positions_KD, width, dtype), self._padded(self.position)).unflatten(-1, (H, -1))
-        kv_BK2HE = self._context(memory, x_BTD, fused=True)
-        u_HE, v_HE = F.pad(content_bias_HE, (0, spare)), F.pad(position_bias_HE, (0, spare))
+        q_BTHE = F.linear(pad_to(x_BTD, width, dtype), self._padded_weight(self.query)).unflatten(-1, (H, -1))
+        r_KHE = F.linear(pad_to(positions_KD, width, dtype), self._padded_weight(self.position)).unflatten(-1, (H, -1))
+        kv_BK2HE = self._context_keys_values(memory, x_BTD, fused=True)
+        u_HE, v_HE = F.pad(content_bias_HE, (0, padding)), F.pad(position_bias_HE, (0, padding))
         y_BTHE = fused_relative_attention(
-            q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout(), 1 / math.sqrt(E)
+            q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout_rate(), 1 / math.sqrt(E)
         )
-        output = fill_up(self.output.weight.unflatten(1, (H, E)), (*width, H, E + spare), dtype).flatten(1)
-        return cut(F.linear(y_BTHE.flatten(-2), output), D), kv_BK2HE.detach()
+        output = pad_to(self.output.weight.unflatten(1, (H, E)), (*width, H, E + padding), dtype).flatten(1)
+        return crop(F.linear(y_BTHE.flatten(-2), output), D), kv_BK2HE.detach()
 
-    def _padded(self, linear: nn.Linear) -> Tensor:
-        """Heads padded with zeros to a multiple of 16, so that rows begin where a GPU loads 16 bytes at once.
+    def _padded_weight(self, linear: nn.Linear) -> Tensor:
+        """The weight with every head zero-padded to a multiple of 16, so that a GPU can load 16 bytes at once.
 
-        The padding lives in these copies of the weights; it changes no score and no output.
+        Only this copy of the weight is padded; scores and outputs do not change.
         """
-        heads, dtype = linear.weight.unflatten(0, (-1, self.d_head)), product_dtype(linear.weight)
+        heads, dtype = linear.weight.unflatten(0, (-1, self.d_head)), matmul_dtype(linear.weight)
         width = aligned(linear.in_features, linear.weight.device)
-        return fill_up(heads, (len(heads), self.d_head + self._spare(), width), dtype).flatten(0, 1)
+        return pad_to(heads, (len(heads), self.d_head + self._head_padding(), width), dtype).flatten(0, 1)
 
-    def _spare(self) -> int:
+    def _head_padding(self) -> int:
         return -self.d_head % 16
 
-    def _dropout(self) -> float:
+    def _dropout_rate(self) -> float:
         return self.dropatt if self.training else 0.0

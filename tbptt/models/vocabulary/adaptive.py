@@ -1,10 +1,10 @@
-"""Adaptive input embedding and adaptive softmax (Baevski & Auli 2019; Grave et al. 2017) as Transformer-XL ties them.
+"""Adaptive input embedding and adaptive softmax (Baevski & Auli 2019; Grave et al. 2017), tied as in Transformer-XL.
 
-The vocabulary, sorted by frequency, is cut into clusters: the head [0, cutoffs[0]) and tails [cutoffs[i-1],
-cutoffs[i]). Cluster i embeds in d_embed // div_val**i dimensions and has a table of its own, shared by embedding and
-softmax.
+The vocabulary, sorted by frequency, is divided into clusters: the head [0, cutoffs[0]) and tails [cutoffs[i-1],
+cutoffs[i]). Cluster i has embeddings of size d_embed // div_val**i in a table of its own, which embedding and softmax
+may share.
 
-Shapes: N tokens (lanes and positions flattened), D model size, E embedding size of a cluster, V words of a cluster.
+Shapes: N tokens (lanes and positions flattened), D model size, E embedding size of a cluster, V entries of a cluster.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from tbptt.models.vocabulary.clusters import ClusteredIds, cluster_bounds, zero_outside
 from tbptt.models.vocabulary.linear_cross_entropy import linear_cross_entropy
-from tbptt.models.vocabulary.lookup import Lookup
+from tbptt.models.vocabulary.lookup import TiedLookup
 
 
 class AdaptiveEmbedding(nn.Module):
-    """Word ids -> vectors of size D, scaled by sqrt(D).
+    """Token ids -> vectors of size D, scaled by sqrt(D).
 
-    Projections to D exist where the original has them: one per cluster with `div_val` > 1, else a single one for all
+    As in the original code, there is one projection to D per cluster if `div_val` > 1, else a single one for all
     clusters if `d_embed` differs from D, else none.
     """
 
@@ -31,8 +31,8 @@ class AdaptiveEmbedding(nn.Module):
         super().__init__()
         self.bounds = cluster_bounds(vocab_size, cutoffs)
         self.d_model = d_model
-        self.tied = False  # a softmax that shares the tables says so
-        self.for_softmax: dict[int, Tensor] = {}  # by cluster, tables for that softmax's next forward pass
+        self.tied = False  # set by an AdaptiveSoftmax that shares the tables
+        self.shared_tables: dict[int, Tensor] = {}  # cluster -> table for the softmax's next forward pass
         sizes = [d_embed // div_val**i for i in range(len(self.bounds))]
         self.tables = nn.ParameterList(
             nn.Parameter(torch.empty(high - low, size)) for (low, high), size in zip(self.bounds, sizes)
@@ -41,27 +41,27 @@ class AdaptiveEmbedding(nn.Module):
         self.projections = nn.ParameterList(nn.Parameter(torch.empty(d_model, size)) for size in projected)
 
     def projection(self, cluster: int) -> Tensor | None:
-        """The (D, E) matrix of a cluster, None where embeddings already have size D."""
+        """The (D, E) projection of a cluster, None if embeddings already have size D."""
         if not len(self.projections):
             return None
         return self.projections[cluster if len(self.projections) > 1 else 0]
 
-    def forward(self, words_BT: Tensor | ClusteredIds) -> Tensor:
-        self.for_softmax.clear()
-        words_N = ClusteredIds.of(words_BT, self.bounds).flatten()
+    def forward(self, ids_BT: Tensor | ClusteredIds) -> Tensor:
+        self.shared_tables.clear()
+        clustered_N = ClusteredIds.ensure(ids_BT, self.bounds).flatten()
         if len(self.bounds) == 1:
-            x_ND = self._embed(words_N.ids, 0)
+            x_ND = self._embed(clustered_N.ids, 0)
         else:
-            x_ND = self.tables[0].new_zeros(len(words_N.ids), self.d_model)
+            x_ND = self.tables[0].new_zeros(len(clustered_N.ids), self.d_model)
             for cluster in range(len(self.bounds)):
-                index, words, inside = words_N.of_cluster(cluster, self.bounds)
-                rows = self._embed(words, cluster)
+                index, local_ids, inside = clustered_N.select_cluster(cluster, self.bounds)
+                rows = self._embed(local_ids, cluster)
                 x_ND = x_ND.to(rows.dtype).index_add(0, index, zero_outside(rows, inside))
-        return (x_ND * self.d_model**0.5).unflatten(0, words_BT.shape)
+        return (x_ND * self.d_model**0.5).unflatten(0, ids_BT.shape)
 
     def _embed(self, ids_N: Tensor, cluster: int) -> Tensor:
         if self.tied and torch.is_grad_enabled():
-            x_NE, self.for_softmax[cluster] = Lookup.apply(self.tables[cluster], ids_N)
+            x_NE, self.shared_tables[cluster] = TiedLookup.apply(self.tables[cluster], ids_N)
         else:
             x_NE = F.embedding(ids_N, self.tables[cluster])
         projection = self.projection(cluster)
@@ -69,10 +69,10 @@ class AdaptiveEmbedding(nn.Module):
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Negative log-likelihoods of the next word, or on demand the full table of log-probabilities.
+    """Negative log-likelihoods of the next token (`forward`), or all log-probabilities (`log_probs`).
 
-    The head scores its own words and one entry per tail; as in the original, tail i (from 1) is head column -i.
-    `tie_weight` shares the tables of `embedding`; `tie_projs[i]` says whether cluster i shares its projection.
+    The head scores its own entries and one entry per tail; as in the original code, tail i (from 1) is head column -i.
+    `tie_weight` shares the tables of `embedding`; `tie_projs[i]` shares the projection of cluster i.
     """
 
     def __init__(self, embedding: AdaptiveEmbedding, d_model: int, tie_weight: bool, tie_projs: Sequence[bool]):
@@ -80,7 +80,7 @@ class AdaptiveSoftmax(nn.Module):
         self.bounds = embedding.bounds
         n_tails = len(self.bounds) - 1
         embedding.tied = tie_weight
-        self.for_softmax = embedding.for_softmax if tie_weight else {}
+        self.shared_tables = embedding.shared_tables if tie_weight else {}
         self.tables = nn.ParameterList(
             table if tie_weight else nn.Parameter(torch.empty_like(table)) for table in embedding.tables
         )
@@ -95,33 +95,33 @@ class AdaptiveSoftmax(nn.Module):
             self.cluster_bias = nn.Parameter(torch.empty(n_tails))
 
     def forward(self, h_ND: Tensor, targets_N: Tensor | ClusteredIds) -> Tensor:
-        """(N, D) hidden states and (N,) next words -> (N,) losses in nats, in the order given."""
-        targets = ClusteredIds.of(targets_N, self.bounds)
+        """(N, D) hidden states and (N,) target ids -> (N,) losses in nats, in the same order."""
+        targets = ClusteredIds.ensure(targets_N, self.bounds)
         head_size = self.bounds[0][1] + len(self.bounds) - 1
         head_targets_N = ids_N = targets.ids
         for tail, (low, high) in enumerate(self.bounds[1:], start=1):
             head_targets_N = head_targets_N.masked_fill((ids_N >= low) & (ids_N < high), head_size - tail)
         nll_N = linear_cross_entropy(self._project(h_ND, 0), *self._head(self._table(0)), head_targets_N)
         for tail in range(1, len(self.bounds)):
-            # Even a tail without a target takes part: its gradient is zero, never missing, as with one large table.
-            index, words, inside = targets.of_cluster(tail, self.bounds)
+            # A tail without a target is computed too, so that its gradient is zero, not None, as with one large table.
+            index, local_ids, inside = targets.select_cluster(tail, self.bounds)
             x_NE = self._project(h_ND.index_select(0, index), tail)
-            tail_nll = linear_cross_entropy(x_NE, self._table(tail), self.biases[tail], words)
+            tail_nll = linear_cross_entropy(x_NE, self._table(tail), self.biases[tail], local_ids)
             nll_N = nll_N.index_add(0, index, zero_outside(tail_nll, inside))
         return nll_N
 
     def log_probs(self, h_ND: Tensor) -> Tensor:
-        """(N, D) hidden states -> (N, vocabulary) log-probabilities."""
+        """(N, D) hidden states -> (N, vocabulary size) log-probabilities."""
         head = F.linear(self._project(h_ND, 0), *self._head(self.tables[0])).log_softmax(-1)
         tails = [head[:, -tail, None] + self._logits(h_ND, tail).log_softmax(-1) for tail in range(1, len(self.bounds))]
         return torch.cat([head[:, : self.bounds[0][1]], *tails], dim=-1)
 
     def _table(self, cluster: int) -> Tensor:
-        """The table as the embedding for_softmax it, which brings the gradients of both together, or as it is."""
-        return self.for_softmax.pop(cluster, self.tables[cluster])
+        """The view of the table from the embedding's forward pass, which accumulates both gradients; else the table."""
+        return self.shared_tables.pop(cluster, self.tables[cluster])
 
     def _head(self, table_VE: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the head: its words, then the tails."""
+        """Weight and bias of the head: its own entries, then the tails."""
         if len(self.bounds) == 1:
             return table_VE, self.biases[0]
         return torch.cat([table_VE, self.cluster_weight]), torch.cat([self.biases[0], self.cluster_bias])

@@ -1,9 +1,9 @@
-"""Word ids sorted by the clusters of their vocabulary, best before they leave the host.
+"""Token ids with the positions of every vocabulary cluster, computed on the host before the copy to the device.
 
-How many words of a segment a cluster has is a number that shapes depend on: to find it on a GPU, the host would have to
-wait for all that the GPU still has to do.
+The number of tokens of a cluster determines tensor shapes. If it were computed on the GPU, the host would have to wait
+for all work queued on the GPU.
 
-Shapes: ids of any shape, N of them when flattened; n of them taken for one cluster.
+Shapes: ids of any shape, N of them when flattened; n of them selected for one cluster.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Bounds = list[tuple[int, int]]  # the [first, last + 1) word ids of every cluster
+Bounds = list[tuple[int, int]]  # the half-open range of token ids of every cluster
 
 
 def cluster_bounds(vocab_size: int, cutoffs: Sequence[int]) -> Bounds:
@@ -24,33 +24,33 @@ def cluster_bounds(vocab_size: int, cutoffs: Sequence[int]) -> Bounds:
 
 
 class ClusteredIds(NamedTuple):
-    """Word ids, and for every cluster where in the flattened ids its words are: a pytree of tensors, as states are.
+    """Token ids, and the positions of every cluster in the flattened ids: a pytree of tensors, as states are.
 
-    So that numbers of words take few values, some positions of other words may follow those of the cluster: whoever
-    computes with them leaves their results out. No position is there twice.
+    The positions of a cluster may be padded with positions of other clusters, so that fewer different sizes occur.
+    Results at padding positions must be masked (`zero_outside`). The positions of a cluster are distinct.
     """
 
     ids: Tensor
-    positions: tuple[Tensor, ...]  # (n,) int64 for every cluster; none if there is only one
+    positions: tuple[Tensor, ...]  # (n,) int64 for every cluster; empty if there is only one cluster
 
     @classmethod
-    def sort(cls, ids: Tensor, bounds: Bounds, multiple: int = 1) -> ClusteredIds:
-        """Take a `multiple` of positions for every cluster, where there are as many."""
+    def from_ids(cls, ids: Tensor, bounds: Bounds, multiple: int = 1) -> ClusteredIds:
+        """Pad the number of positions of every cluster to a multiple of `multiple`, as far as N allows."""
         if len(bounds) == 1:
             return cls(ids, ())
         flat_N, positions = ids.flatten(), []
         for low, high in bounds:
             inside_N = (flat_N >= low) & (flat_N < high)
             index = inside_N.nonzero()[:, 0]
-            if spare := -len(index) % multiple:
-                index = torch.cat([index, (~inside_N).nonzero()[:spare, 0]])
+            if padding := -len(index) % multiple:
+                index = torch.cat([index, (~inside_N).nonzero()[:padding, 0]])
             positions.append(index)
         return cls(ids, tuple(positions))
 
     @classmethod
-    def of(cls, ids: Tensor | ClusteredIds, bounds: Bounds) -> ClusteredIds:
-        """Ids that may be sorted already."""
-        return ids if isinstance(ids, ClusteredIds) else cls.sort(ids, bounds)
+    def ensure(cls, ids: Tensor | ClusteredIds, bounds: Bounds) -> ClusteredIds:
+        """Return ClusteredIds unchanged, and cluster plain ids without padding."""
+        return ids if isinstance(ids, ClusteredIds) else cls.from_ids(ids, bounds)
 
     @property
     def shape(self) -> torch.Size:
@@ -59,19 +59,19 @@ class ClusteredIds(NamedTuple):
     def flatten(self) -> ClusteredIds:
         return ClusteredIds(self.ids.flatten(), self.positions)
 
-    def of_cluster(self, cluster: int, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Of (N,) ids, three times (n,): positions, words as numbers in the cluster, and whether they are its own.
+    def select_cluster(self, cluster: int, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Positions, ids relative to the cluster, and mask of a cluster, each (n,), for flattened ids (N,).
 
-        Words of other clusters are given as the first of this one. None: there are no such words.
+        The mask is False at padding positions, where the relative id is 0. It is None if there is no padding.
         """
         (low, high), index = bounds[cluster], self.positions[cluster]
-        words = self.ids.index_select(0, index) - low
+        local_ids = self.ids.index_select(0, index) - low
         if sum(map(len, self.positions)) == len(self.ids):
-            return index, words, None
-        inside = (words >= 0) & (words < high - low)
-        return index, words.where(inside, 0), inside
+            return index, local_ids, None
+        inside = (local_ids >= 0) & (local_ids < high - low)
+        return index, local_ids.where(inside, 0), inside
 
 
 def zero_outside(x: Tensor, inside: Tensor | None) -> Tensor:
-    """What was computed of a cluster's words (n, ...), and zeros of those that are not its own."""
+    """Zero the rows of x (n, ...) where the mask `inside` (n,) is False; None keeps all rows."""
     return x if inside is None else x.where(inside.view(-1, *(1,) * (x.dim() - 1)), 0)

@@ -1,9 +1,9 @@
-"""Looking words up in a table that a softmax uses too: both add to one gradient.
+"""Embedding lookup in a table that is tied to the softmax, with one gradient buffer for both.
 
-Left to autograd, the lookup's gradient would be a table of zeros with a few other rows, and adding the two a pass over
-both.
+Autograd would allocate a mostly zero table for the gradient of the lookup, and add it to the gradient of the softmax in
+another pass over both tables.
 
-Shapes: n words, a table of V rows of size E.
+Shapes: n token ids, a table of V rows of size E.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Lookup(torch.autograd.Function):
-    """The rows of some words, and the table as the softmax shall use it: its gradient comes back here."""
+class TiedLookup(torch.autograd.Function):
+    """Returns the rows of the ids, and a view of the table for the softmax, whose gradient is accumulated here too."""
 
     @staticmethod
-    def forward(ctx: Any, table_VE: Tensor, words_n: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, table_VE: Tensor, ids_n: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(words_n)
+        ctx.save_for_backward(ids_n)
         ctx.shape = table_VE.shape
-        return table_VE.index_select(0, words_n), table_VE.view_as(table_VE)
+        return table_VE.index_select(0, ids_n), table_VE.view_as(table_VE)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_rows: Tensor | None, d_table: Tensor | None) -> tuple[Tensor | None, None]:
-        (words_n,) = ctx.saved_tensors
+        (ids_n,) = ctx.saved_tensors
         if d_rows is None:
             return d_table, None
-        if d_table is None:  # nothing was scored
+        if d_table is None:  # the softmax was not used
             d_table = d_rows.new_zeros(ctx.shape)
         if d_table.device.type == "cpu":
-            return d_table.index_add_(0, words_n, d_rows), None
-        return d_table.index_put_((words_n,), d_rows, accumulate=True), None  # sorted first: in an order that repeats
+            return d_table.index_add_(0, ids_n, d_rows), None
+        return d_table.index_put_((ids_n,), d_rows, accumulate=True), None  # sorts the indices first: deterministic
