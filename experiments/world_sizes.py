@@ -98,7 +98,7 @@ def in_world(size: int, jobs: list[Job]) -> list[dict[str, Any]]:
 
 def _rank(rank_info: RankInfo, jobs: list[Job], file: Path) -> None:
     torch.set_num_threads(1)
-    with join_world(rank_info, torch.device("cpu"), file.parent) as world:
+    with join_world(rank_info, torch.device("cpu"), file.parent, {}) as world:
         results = [run(world, job) for job in jobs]
         if world.is_main:
             torch.save(results, file)

@@ -28,7 +28,7 @@ def register() -> None:
 
 def run_dir(*, _root_: DictConfig) -> str:
     """runs/CORPUS-MODEL-HASH, with a hash of all settings that affect results: the same command gives the same run."""
-    root, task, settings = _root_, _root_.task.name, _result_settings(_root_)
+    root, task, settings = _root_, _root_.task.name, result_settings(_root_)
     if task in ("eval", "generate"):
         parts = reversed(Path(str(root.checkpoint)).parts)
         run = next((part for part in parts if not _CHECKPOINT.fullmatch(part)), "")
@@ -62,7 +62,7 @@ def launcher_mode(*, _root_: DictConfig) -> str | None:
     return None if _root_.hydra.runtime.choices["hydra/launcher"] == "basic" else "MULTIRUN"
 
 
-def _result_settings(root: DictConfig) -> dict[str, Any]:
+def result_settings(root: DictConfig) -> dict[str, Any]:
     """The settings of a composed configuration that affect losses, weights or generated text."""
     settings = {}
     schema: Any = OmegaConf.get_type(root)

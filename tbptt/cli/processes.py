@@ -12,6 +12,7 @@ from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from traceback import clear_frames
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,11 +20,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tbptt.cli.config import Config, Task, typed
+from tbptt.cli.directories import result_settings
 from tbptt.device import keep_freed_memory, pick_device
 from tbptt.errors import UserError
 from tbptt.launch.failure_monitor import FailureMonitor, RankFailure, describe
 from tbptt.launch.local import run_local_ranks
 from tbptt.launch.rank_info import RankInfo, find_rank_info
+from tbptt.launch.rendezvous import RendezvousError, meet
 from tbptt.launch.stopping import Stopped, requeue
 from tbptt.launch.world import World
 
@@ -48,7 +51,8 @@ def run_in_world(
         if count > 1:
             run_local_ranks(count, entry, composed, run_dir / "error.txt")
         elif runs_in_parallel(config):
-            with join_world(rank_info, rank_device(config, rank_info), run_dir) as world:
+            settings = {"task": config.task.name} | result_settings(composed)
+            with join_world(rank_info, rank_device(config, rank_info), run_dir, settings) as world:
                 work(config, _shared_run_dir(run_dir, world), world)
         elif rank_info.rank == 0:
             work(config, run_dir, World(device=rank_device(config, rank_info)))
@@ -56,8 +60,8 @@ def run_in_world(
         requeue(stopped)
         raise
     except Exception as error:
-        if reports_errors(error):
-            write_error(run_dir, describe(error))
+        if reports_errors(error) and (rank_info.rank == 0 or not isinstance(error, RendezvousError)):
+            write_error(run_dir, describe(error))  # a stranger has no say in the run whose directory it may share
         if rank_info.launcher == "submitit":
             # Hydra stores the exception in the job's result, of which only rank 0's is read, and the process would exit
             # with 0: SLURM would record a success.
@@ -117,8 +121,11 @@ def rank_device(config: Config, rank_info: RankInfo) -> torch.device:
 
 
 @contextmanager
-def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path) -> Iterator[World]:
-    """Initialise the process group. An exception in one rank is raised in every rank, as a RankFailure."""
+def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path, settings: dict[str, Any]) -> Iterator[World]:
+    """Initialise the process group. An exception in one rank is raised in every rank, as a RankFailure.
+
+    `settings` define the numbers of the run: a process that was started with others cannot join.
+    """
     if rank_info.size == 1:
         yield World(device=device)
         return
@@ -126,8 +133,10 @@ def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path) -> Iter
     # threads alive, and these abort the process if it exits while they release their last tensor.
     import_module("torch._dynamo")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    method = "env://" if rank_info.launcher == "torchrun" else f"tcp://{rank_info.address}:{rank_info.port}"
-    dist.init_process_group(backend, method, COLLECTIVE_TIMEOUT, rank_info.size, rank_info.rank)
+    store = meet(rank_info, settings)
+    dist.init_process_group(
+        backend, timeout=COLLECTIVE_TIMEOUT, world_size=rank_info.size, rank=rank_info.rank, store=store
+    )
     world = World(rank_info.rank, rank_info.size, device)
 
     def report(cause: str) -> None:
@@ -169,6 +178,8 @@ def _shared_run_dir(run_dir: Path, world: World) -> Path:
 
 def reports_errors(error: Exception) -> bool:
     """Whether this rank shows the error."""
+    if isinstance(error, RendezvousError):  # it has not met the rank 0 that would speak for it
+        return True
     return find_rank_info().rank == 0 or (isinstance(error, RankFailure) and error.reports)
 
 

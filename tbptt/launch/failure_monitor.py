@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -50,20 +51,33 @@ class FailureMonitor:
         self.connections: dict[int, socket.socket] = {}
         self.names = {rank: f"rank {rank} on {host}" for rank, host in enumerate(world.gather(socket.gethostname()))}
         server = socket.create_server(("", 0)) if world.is_main else None
-        port = world.broadcast(server.getsockname()[1] if server else 0)
+        token = secrets.token_bytes(16)  # a stranger that connects does not know it
+        port, token = world.broadcast((server.getsockname()[1] if server else 0, token))
         if server:
-            server.settimeout(CONNECT_TIMEOUT)
-            for _ in range(world.size - 1):
-                connection, _ = server.accept()
-                self.connections[int.from_bytes(_receive_exactly(connection, 4))] = connection
+            self._accept_ranks(server, token)
             server.close()
         else:
             self.connections[0] = socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)
-            self.connections[0].sendall(world.rank.to_bytes(4))
+            self.connections[0].sendall(token + world.rank.to_bytes(4))
         for rank, connection in self.connections.items():
             connection.settimeout(None)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             threading.Thread(target=self._listen, args=(rank, connection), daemon=True).start()
+
+    def _accept_ranks(self, server: socket.socket, token: bytes) -> None:
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        while len(self.connections) < self.world.size - 1:
+            server.settimeout(max(0.1, deadline - time.monotonic()))
+            connection, _ = server.accept()
+            connection.settimeout(max(0.1, deadline - time.monotonic()))
+            try:
+                received = _receive_exactly(connection, len(token) + 4)
+            except OSError:
+                received = b""
+            if received[: len(token)] == token:
+                self.connections[int.from_bytes(received[len(token) :])] = connection
+            else:
+                connection.close()
 
     @property
     def reports(self) -> bool:
@@ -77,10 +91,8 @@ class FailureMonitor:
         """
         if _is_collective_error(error):
             self.failed.wait(CAUSE_TIMEOUT)
-        if not self.cause:
-            self._set_cause(describe(error, self.names[self.world.rank]))
-            return error
-        return RankFailure(self.cause, self.reports)
+        is_first = self._set_cause(describe(error, self.names[self.world.rank]))
+        return error if is_first else RankFailure(self.cause, self.reports)
 
     def close(self) -> None:
         """Close in order: the other ranks do not treat the end of the connection as a failure."""
@@ -100,14 +112,16 @@ class FailureMonitor:
         if not self.closing.is_set():
             self._set_cause(f"{self.names[rank]} {EXITED}")
 
-    def _set_cause(self, cause: str) -> None:
+    def _set_cause(self, cause: str) -> bool:
+        """Whether it is the first cause, which is then sent to all ranks."""
         with self.lock:
             if self.cause:
-                return
+                return False
             self.cause = cause
         self._send({"cause": cause})
         self.failed.set()
         threading.Thread(target=self._exit_after_grace, daemon=True).start()
+        return True
 
     def _exit_after_grace(self) -> None:
         time.sleep(GRACE_SECONDS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +25,13 @@ class RankInfo:
     local_size: int = 1
     address: str = "127.0.0.1"  # of rank 0
     port: int = 0
+    launch: str = ""  # what was started together, as messages name it: the ranks of another launch are strangers
+    store_is_open: bool = False  # the launcher serves the TCPStore at the port, instead of rank 0
+
+    @property
+    def where(self) -> str:
+        """Where the ranks meet."""
+        return f"{self.address}:{self.port}"
 
 
 def find_rank_info(env: Mapping[str, str] = os.environ) -> RankInfo:
@@ -31,7 +41,8 @@ def find_rank_info(env: Mapping[str, str] = os.environ) -> RankInfo:
     if env.get("SUBMITIT_EXECUTOR") == "local":
         names = ("GLOBALID", "NTASKS", "LOCALID", "NTASKS", "JOB_ID")
         rank, size, local_rank, local_size, job = (int(env[f"SUBMITIT_LOCAL_{name}"]) for name in names)
-        return RankInfo("submitit", rank, size, local_rank, local_size, port=_port(job))
+        launch = f"submitit job {job}"
+        return RankInfo("submitit", rank, size, local_rank, local_size, port=_port(launch), launch=launch)
     if "SLURM_STEP_ID" in env and "SLURM_PROCID" in env:
         return _from_slurm(env)
     if int(env.get("SLURM_JOB_NUM_NODES", "1")) > 1:
@@ -60,30 +71,61 @@ def _from_torchrun(env: Mapping[str, str]) -> RankInfo:
             f"RANK={rank}, WORLD_SIZE={size}, LOCAL_RANK={local_rank}, LOCAL_WORLD_SIZE={local_size} are inconsistent: "
             "each rank must be below its world size, and LOCAL_WORLD_SIZE at most WORLD_SIZE"
         )
-    tasks = int(env["SLURM_NTASKS"]) if "SLURM_STEP_ID" in env and "SLURM_NTASKS" in env else 1
+    tasks = _step_tasks(env) if "SLURM_STEP_ID" in env else 1
     if "TORCHELASTIC_RUN_ID" not in env and tasks not in (1, size):
         raise UserError(
             f"WORLD_SIZE={size}, but SLURM started {tasks} tasks: unset RANK and WORLD_SIZE, or start torchrun "
             "with srun"
         )
-    return RankInfo("torchrun", rank, size, local_rank, local_size, env["MASTER_ADDR"], port)
+    run_id, restart = env.get("TORCHELASTIC_RUN_ID", "by hand"), env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    launch = f"torchrun {run_id} restart {restart}"
+    store_is_open = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return RankInfo("torchrun", rank, size, local_rank, local_size, env["MASTER_ADDR"], port, launch, store_is_open)
 
 
 def _from_slurm(env: Mapping[str, str]) -> RankInfo:
-    from submitit.slurm.slurm import SlurmJobEnvironment  # slow to import, and needed only in a SLURM job
-
-    size, nodes = int(env.get("SLURM_NTASKS", "1")), int(env.get("SLURM_JOB_NUM_NODES", "1"))
+    """From what SLURM says of the step: a job may run several, smaller than itself and on other nodes."""
+    size, nodes = _step_tasks(env), int(env.get("SLURM_STEP_NUM_NODES", "1"))
     if size < nodes:
         raise UserError(
-            f"this SLURM job has {nodes} nodes but only {size} task(s): start one task per GPU "
+            f"this SLURM step has {nodes} nodes but only {size} task(s): start one task per GPU "
             "(hydra.launcher.tasks_per_node)"
         )
     rank, local_rank = int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", "0"))
     launcher = "submitit" if env.get("SUBMITIT_EXECUTOR") == "slurm" else "slurm"
-    address = SlurmJobEnvironment().hostnames[0]
-    return RankInfo(launcher, rank, size, local_rank, -(-size // nodes), address, _port(int(env["SLURM_JOB_ID"])))
+    # A requeued job keeps its number, and ranks of its last start may still be alive.
+    launch = (
+        f"SLURM job {env['SLURM_JOB_ID']} step {env['SLURM_STEP_ID']} restart {env.get('SLURM_RESTART_COUNT', '0')}"
+    )
+    address = _first_host(env["SLURM_STEP_NODELIST"]) if size > 1 else RankInfo.address
+    return RankInfo(launcher, rank, size, local_rank, _tasks_here(env, size, nodes), address, _port(launch), launch)
 
 
-def _port(job: int) -> int:
-    """The rendezvous port, derived from the job id: the same in all processes of a job, rarely the same in two jobs."""
-    return 20_000 + job % 40_000
+def _step_tasks(env: Mapping[str, str]) -> int:
+    return int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or "1")
+
+
+def _tasks_here(env: Mapping[str, str], size: int, nodes: int) -> int:
+    """The tasks of the step on this node: SLURM_STEP_TASKS_PER_NODE is a list such as 2(x3),1."""
+    counts: list[int] = []
+    for count, repeat in re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        counts += [int(count)] * int(repeat or 1)
+    node = int(env.get("SLURM_NODEID", "0"))
+    return counts[node] if node < len(counts) else -(-size // nodes)
+
+
+def _first_host(node_list: str) -> str:
+    """The first host of a list such as node[2-5,9], where SLURM starts rank 0 of a step."""
+    command = ["scontrol", "show", "hostnames", node_list]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise UserError(f"`{' '.join(command)}` does not name the nodes of this SLURM step ({error})") from error
+
+
+def _port(launch: str) -> int:
+    """The rendezvous port, the same in all processes of a launch, rarely the same in two.
+
+    It lies below the ports that Linux gives to outgoing connections (from 32,768).
+    """
+    return 20_000 + zlib.crc32(launch.encode()) % 12_000
