@@ -26,7 +26,7 @@ from tbptt.errors import UserError
 from tbptt.evaluation.config import BurnIn, EvalConfig
 from tbptt.evaluation.dynamic_config import RMSDynamicConfig, SGDDynamicConfig
 from tbptt.evaluation.score import Score, evaluating, reported_context
-from tbptt.models.protocol import RecurrentModel
+from tbptt.models.protocol import RecurrentModel, detach
 
 Rates = list[tuple[Tensor | float, Tensor | float]]  # for each parameter: learning rate, decay to the trained weights
 
@@ -85,6 +85,7 @@ def _losses_with_gradients(model: RecurrentModel, stream: np.ndarray, T: int, pr
         with autocast(device, precision), torch.backends.cudnn.flags(enabled=False):
             nll_1T, state = model(tokens_1T, targets_1T, state)
         nll_1T.mean().backward()
+        state = detach(state)
         yield nll_1T.detach()
 
 

@@ -94,4 +94,4 @@ class LSTM(RecurrentModel):
         x_BTD = self.drop(self.embedding(tokens_BT))
         h_LBD, c_LBD = (x.transpose(0, 1).to(x_BTD.dtype).contiguous() for x in state)
         y_BTD, new = self.lstm(x_BTD, (h_LBD, c_LBD))
-        return self.drop(y_BTD), tuple(x.detach().transpose(0, 1).contiguous() for x in new)
+        return self.drop(y_BTD), tuple(x.transpose(0, 1).contiguous() for x in new)

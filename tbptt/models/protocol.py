@@ -82,7 +82,7 @@ class RecurrentModel(nn.Module):
         return map_state(lambda x: send(x, device), ids)
 
     def hidden(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
-        """The last layer's output (B, T, D), after dropout, and the new state, detached."""
+        """The last layer's output (B, T, D), after dropout, and the new state, attached to the graph that made it."""
         raise NotImplementedError
 
     def reach(self, tgt_len: int) -> int | None:
@@ -95,7 +95,7 @@ class RecurrentModel(nn.Module):
         return sum(shape.numel() for shape in shapes), 4 * max((*shape, 1)[0] for shape in shapes)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor, state: State) -> tuple[Tensor, State]:
-        """The losses (B, T) in nats, in token order, and the new state, detached."""
+        """The losses (B, T) in nats, in token order, and the new state, attached."""
         h_BTD, state = self.hidden(tokens_BT, state)
         return self.softmax(h_BTD.flatten(0, 1), targets_BT.flatten()).view(targets_BT.shape), state
 
@@ -142,6 +142,11 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
         return {key: map_state(function, *(state[key] for state in states)) for key in first}
     make = getattr(type(first), "_make", type(first))  # a named tuple is built with _make
     return make(map_state(function, *parts) for parts in zip(*states, strict=True))
+
+
+def detach(state: State) -> State:
+    """The same state as a constant: what ends a window, through which no gradient flows any further back."""
+    return map_state(Tensor.detach, state)
 
 
 def slice_lanes(state: State, lanes: slice) -> State:

@@ -249,7 +249,7 @@ class TransformerXL(RecurrentModel):
         return self.drop(x_BTD), tuple(memories)
 
     def _next_memory(self, memory_BMD: Tensor, x_BTD: Tensor) -> Tensor:
-        """The last mem_len positions of memory and segment, detached."""
+        """The last mem_len positions of memory and segment."""
         new_BTD = self._truncate(x_BTD)
         old_BMD = memory_BMD[:, max(0, memory_BMD.shape[1] + new_BTD.shape[1] - self.mem_len) :]
         if old_BMD.shape[1] == 0 and new_BTD.shape[1] == x_BTD.shape[1]:
@@ -257,5 +257,5 @@ class TransformerXL(RecurrentModel):
         return torch.cat([old_BMD.to(new_BTD.dtype), new_BTD], dim=1)
 
     def _truncate(self, context: Tensor) -> Tensor:
-        """The last mem_len positions (axis 1), detached."""
-        return context.detach()[:, max(0, context.shape[1] - self.mem_len) :]
+        """The last mem_len positions (axis 1)."""
+        return context[:, max(0, context.shape[1] - self.mem_len) :]

@@ -18,7 +18,7 @@ from tbptt.data.lanes import Lanes
 from tbptt.device import HostCopy, autocast, loss_scaler
 from tbptt.errors import UserError
 from tbptt.launch.world import SINGLE_PROCESS, World
-from tbptt.models.protocol import RecurrentModel, State, join_lanes, map_state, slice_lanes
+from tbptt.models.protocol import RecurrentModel, State, detach, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.parallel import data_parallel
 from tbptt.training.replay import PADDING_MULTIPLE, make_graph_replay
@@ -131,7 +131,7 @@ class Trainer:
                 part = nll_BT.sum() / self._global_tokens(targets_BT)
                 self.scaler.scale(part).backward()
             loss += part.detach()
-            new_states.append(state)
+            new_states.append(detach(state))
         self.world.sum(loss)
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]

@@ -84,6 +84,10 @@ def relative_attention(
     return y.unflatten(0, q_HBTE.shape[:2]).transpose(0, 1)
 
 
+def _returned(kv_BK2HE: Tensor, memory: Tensor) -> Tensor:
+    return kv_BK2HE if memory.dim() == 5 else kv_BK2HE.detach()
+
+
 class RelativeAttention(nn.Module):
     """Multi-head relative attention of a segment over memory and segment. All projections are without bias."""
 
@@ -98,9 +102,10 @@ class RelativeAttention(nn.Module):
     def forward(
         self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
     ) -> tuple[Tensor, Tensor]:
-        """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E), detached.
+        """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E).
 
-        `memory` is either inputs (B, M, D) or cached keys and values (B, M, 2, H, E). The plain implementation uses
+        `memory` is either inputs (B, M, D), and then the keys and values come back detached, since nobody goes on from
+        them, or cached keys and values (B, M, 2, H, E). The plain implementation uses
         `mask_TK`; if that is None, the fused implementation runs and uses `window`.
         """
         if mask_TK is None:
@@ -112,7 +117,7 @@ class RelativeAttention(nn.Module):
         r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
         bias = content_bias_HE, position_bias_HE
         y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask_TK, self._dropout_rate())
-        return self.output(y_BHTE.transpose(1, 2).flatten(-2)), kv_BK2HE.detach()
+        return self.output(y_BHTE.transpose(1, 2).flatten(-2)), _returned(kv_BK2HE, memory)
 
     def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
         """Keys and values of x: (B, T, 2, H, E). A memory may cache them as long as the weights do not change."""
@@ -148,7 +153,7 @@ class RelativeAttention(nn.Module):
             q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout_rate(), 1 / math.sqrt(E)
         )
         output = pad_to(self.output.weight.unflatten(1, (H, E)), (*width, H, E + padding), dtype).flatten(1)
-        return crop(F.linear(y_BTHE.flatten(-2), output), D), kv_BK2HE.detach()
+        return crop(F.linear(y_BTHE.flatten(-2), output), D), _returned(kv_BK2HE, memory)
 
     def _padded_weight(self, linear: nn.Linear) -> Tensor:
         """The weight with every head zero-padded to a multiple of 16, so that a GPU can load 16 bytes at once.

@@ -1,0 +1,107 @@
+"""Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024, arXiv 2412.06464): a matrix of associations that forgets and edits.
+
+Shapes: B lanes, T tokens, D model size, H key heads, G value heads, K and V sizes of a key and of a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tbptt.models.mixers.chunks import gated_delta_rule
+from tbptt.models.mixers.initialisation import init_linear, init_log_decay, init_time_step
+from tbptt.models.mixers.protocol import Mixer, MixerConfig
+from tbptt.models.mixers.short_convolution import ShortConvolution
+from tbptt.models.protocol import State
+
+
+@dataclass
+class GatedDeltaConfig(MixerConfig):
+    NAME: ClassVar[str] = "gated_delta"
+
+    n_head: int = 4  # key heads
+    n_value_head: int | None = None  # a multiple of n_head, each key head serving several; n_head if not given
+    d_key: int = 32
+    d_value: int = 64
+    conv_width: int = 4  # tokens that the short convolution sees
+    negative_eigenvalues: bool = False  # beta up to 2 instead of 1 (Grazzi et al. 2024): states can alternate
+    norm_eps: float = 1e-5
+    chunk_len: int = 32  # tokens computed at once; no result depends on it
+
+    @property
+    def value_heads(self) -> int:
+        return self.n_value_head or self.n_head
+
+    def check(self, d_model: int) -> None:
+        self.check_at_least(1, "n_head", "value_heads", "d_key", "d_value", "conv_width", "chunk_len")
+        self.check_divides("n_head", "value_heads")
+
+    def build(self, d_model: int, layer: int, n_layer: int) -> GatedDelta:
+        return GatedDelta(self, d_model)
+
+
+class GatedDelta(Mixer):
+    """The state is S (B, G, K, V), and the past inputs of the convolution (B, conv_width - 1, 2 H K + G V)."""
+
+    NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ("convolution.weight_CW",)
+
+    def __init__(self, config: GatedDeltaConfig, d_model: int):
+        super().__init__()
+        c, G = config, config.value_heads
+        self.n_head, self.value_heads, self.d_key, self.d_value = c.n_head, G, c.d_key, c.d_value
+        self.beta_scale, self.norm_eps, self.chunk_len = 2.0 if c.negative_eigenvalues else 1.0, c.norm_eps, c.chunk_len
+        self.query = nn.Linear(d_model, c.n_head * c.d_key, bias=False)
+        self.key = nn.Linear(d_model, c.n_head * c.d_key, bias=False)
+        self.value = nn.Linear(d_model, G * c.d_value, bias=False)
+        self.decay = nn.Linear(d_model, G, bias=False)
+        self.beta = nn.Linear(d_model, G, bias=False)
+        self.gate = nn.Linear(d_model, G * c.d_value, bias=False)
+        self.output = nn.Linear(G * c.d_value, d_model, bias=False)
+        self.convolution = ShortConvolution(2 * c.n_head * c.d_key + G * c.d_value, c.conv_width)
+        self.A_log_G = nn.Parameter(torch.empty(G))
+        self.dt_bias_G = nn.Parameter(torch.empty(G))
+        self.norm_weight_V = nn.Parameter(torch.empty(c.d_value))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        init_linear(self)
+        self.convolution.weight_CW.normal_(0, 0.02)
+        init_log_decay(self.A_log_G, 0, 16)
+        init_time_step(self.dt_bias_G)
+        self.norm_weight_V.fill_(1)
+
+    def initial_state(self, batch_size: int) -> State:
+        channels, width = self.convolution.weight_CW.shape
+        return {
+            "S": self.state_zeros(batch_size, self.value_heads, self.d_key, self.d_value),
+            "past": self.state_zeros(batch_size, width - 1, channels),
+        }
+
+    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+        H, G, K, V = self.n_head, self.value_heads, self.d_key, self.d_value
+        projected = torch.cat([self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)], dim=-1)
+        convolved, past = self.convolution(projected, state["past"])
+        dtype = state["S"].dtype
+        q, k, v = F.silu(convolved).to(dtype).split([H * K, H * K, G * V], dim=-1)
+        q_BHTK, k_BHTK = (_unit(x.unflatten(-1, (H, K))).transpose(1, 2) for x in (q, k))
+        q_BGTK, k_BGTK = (x.repeat_interleave(G // H, dim=1) for x in (q_BHTK * K**-0.5, k_BHTK))
+        v_BGTV = v.unflatten(-1, (G, V)).transpose(1, 2)
+        beta_BTG = self.beta_scale * self.beta(x_BTD).to(dtype).sigmoid()
+        log_decay_BTG = -self.A_log_G.to(dtype).exp() * F.softplus(self.decay(x_BTD).to(dtype) + self.dt_bias_G)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            o_BGTV, S = gated_delta_rule(
+                q_BGTK, k_BGTK, v_BGTV, log_decay_BTG.transpose(1, 2), beta_BTG.transpose(1, 2), state["S"],
+                self.chunk_len,
+            )  # fmt: skip
+            o_BTGV = F.rms_norm(o_BGTV.transpose(1, 2), (V,), self.norm_weight_V.to(dtype), self.norm_eps)
+        gated = o_BTGV.flatten(-2) * F.silu(self.gate(x_BTD))
+        return self.output(gated.to(x_BTD.dtype)), {"S": S, "past": past}
+
+
+def _unit(x: Tensor) -> Tensor:
+    """The vectors of the last axis at length 1."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)

@@ -1,0 +1,73 @@
+"""What every mixer is: the part of a layer that mixes positions, with a state that is an argument and a return value.
+
+Shapes: B lanes, T tokens of the segment, D model size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tbptt.errors import UserError
+from tbptt.models.protocol import State
+
+
+@dataclass
+class MixerConfig:
+    """Base of every mixer's configuration, one field of the stack's."""
+
+    NAME: ClassVar[str]  # in model.layers, and of the field model.NAME
+
+    def check(self, d_model: int) -> None:
+        """UserError for settings that cannot work."""
+
+    def build(self, d_model: int, layer: int, n_layer: int) -> Mixer:
+        """The mixer of layer number `layer` of `n_layer`, from 0, its parameters as initialised."""
+        raise NotImplementedError
+
+    def check_at_least(self, least: int, *keys: str) -> None:
+        for key in keys:
+            if getattr(self, key) < least:
+                raise UserError(f"model.{self.NAME}.{key}={getattr(self, key)} must be {least} or more")
+
+    def check_divides(self, part: str, whole: str) -> None:
+        if getattr(self, whole) % getattr(self, part):
+            raise UserError(
+                f"model.{self.NAME}.{whole}={getattr(self, whole)} must be a multiple of "
+                f"model.{self.NAME}.{part}={getattr(self, part)}"
+            )
+
+
+class Mixer(nn.Module):
+    """(B, T, D) and a state -> (B, T, D) and the new state, attached, never the old one overwritten.
+
+    States are float32 (float64 where the weights are) in every precision.
+    """
+
+    NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ()  # names of its parameters, besides those of less than two axes
+
+    def initial_state(self, batch_size: int) -> State:
+        """Of `batch_size` lanes before their first token: a dict of tensors, lanes on axis 0."""
+        raise NotImplementedError
+
+    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Initialise as the reference does."""
+        raise NotImplementedError
+
+    def reach(self, tgt_len: int) -> int | None:
+        """As of a whole model; a recurrent mixer reaches back without limit."""
+        return None
+
+    def state_zeros(self, batch_size: int, *shape: int) -> Tensor:
+        weight = next(self.parameters())
+        return weight.new_zeros(batch_size, *shape, dtype=state_dtype(weight))
+
+
+def state_dtype(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)
