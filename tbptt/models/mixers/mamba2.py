@@ -29,6 +29,8 @@ class Mamba2Config(MixerConfig):
     d_state: int = 64  # N
     n_group: int = 1  # heads of one group share their keys and queries (B and C in the paper)
     conv_width: int = 4  # tokens that the short convolution sees
+    bias: bool = False  # of the linear maps
+    conv_bias: bool = True
     norm_eps: float = 1e-5
     chunk_len: int = 32  # tokens computed at once; no result depends on it
 
@@ -57,13 +59,13 @@ class Mamba2(Mixer):
             n_layer, E // c.d_head, c.d_head, c.n_group, c.d_state,
         )  # fmt: skip
         self.norm_eps, self.chunk_len = c.norm_eps, c.chunk_len
-        self.gate = nn.Linear(d_model, E, bias=False)
-        self.value = nn.Linear(d_model, E, bias=False)
-        self.key = nn.Linear(d_model, c.n_group * c.d_state, bias=False)
-        self.query = nn.Linear(d_model, c.n_group * c.d_state, bias=False)
-        self.time_step = nn.Linear(d_model, self.n_head, bias=False)
-        self.output = nn.Linear(E, d_model, bias=False)
-        self.convolution = ShortConvolution(E + 2 * c.n_group * c.d_state, c.conv_width, bias=True)
+        self.gate = nn.Linear(d_model, E, bias=c.bias)
+        self.value = nn.Linear(d_model, E, bias=c.bias)
+        self.key = nn.Linear(d_model, c.n_group * c.d_state, bias=c.bias)
+        self.query = nn.Linear(d_model, c.n_group * c.d_state, bias=c.bias)
+        self.time_step = nn.Linear(d_model, self.n_head, bias=c.bias)
+        self.output = nn.Linear(E, d_model, bias=c.bias)
+        self.convolution = ShortConvolution(E + 2 * c.n_group * c.d_state, c.conv_width, bias=c.conv_bias)
         self.A_log_H = nn.Parameter(torch.empty(self.n_head))
         self.dt_bias_H = nn.Parameter(torch.empty(self.n_head))
         self.skip_H = nn.Parameter(torch.empty(self.n_head))
@@ -75,8 +77,8 @@ class Mamba2(Mixer):
         self.output.weight /= self.n_layer**0.5
         bound = self.convolution.weight_CW.shape[1] ** -0.5  # torch's of a convolution
         self.convolution.weight_CW.uniform_(-bound, bound)
-        assert self.convolution.bias_C is not None
-        self.convolution.bias_C.uniform_(-bound, bound)
+        if self.convolution.bias_C is not None:
+            self.convolution.bias_C.uniform_(-bound, bound)
         init_log_decay(self.A_log_H, 1, 16)
         init_time_step(self.dt_bias_H)
         self.skip_H.fill_(1)

@@ -37,7 +37,7 @@ def assert_agrees(ours: Tensor, recorded: Tensor, tolerance: float, what: str) -
 def assert_operation_agrees(
     arrays: dict[str, Tensor], run: Callable[[dict[str, Tensor]], dict[str, Tensor]], outputs: float, gradients: float
 ) -> None:
-    """`run` maps the inputs of one case to its outputs: they, and the gradients of the recorded loss, are as recorded."""
+    """`run` maps the inputs of one case to its outputs: they, and the gradients of the loss, are as recorded."""
     inputs = {
         key: value.clone().requires_grad_() for key, value in under(arrays, "in/").items() if value.is_floating_point()
     }

@@ -5,9 +5,18 @@ import torch
 from torch.nn import functional as F
 
 from tbptt.models.mixers.chunks import channel_decay_attention, gated_delta_rule, scalar_decay_attention
-from tests.models.mixers.recorded import assert_operation_agrees, cases, load, under
+from tbptt.models.mixers.mlstm import mlstm_cell
+from tbptt.models.mixers.rg_lru import rg_lru
+from tests.models.mixers.recorded import assert_agrees, assert_operation_agrees, cases, load, under
 
 CHUNKS = (1, 2, 3, 7, 16, 32, 64)
+
+
+def case_of(name: str, case: str):
+    arrays = under(load(name), f"{case}/")
+    if (name, case) == ("op_mlstm", "floor"):  # zero up to rounding: e^-m rules the denominator, and the state is empty
+        assert arrays.pop("grad/m_initial").abs().max() < 1e-10
+    return arrays
 
 
 def heads_first(x):
@@ -41,7 +50,25 @@ def gla(inputs, chunk: int):
     return {"o": heads_first(o), "final_state": state}
 
 
+def mlstm(inputs, m_ref, chunk: int, eps: float = 0.0):
+    state = inputs["c_initial"], inputs["n_initial"], inputs["m_initial"].squeeze(-1)
+    h, C, n, m = mlstm_cell(*(inputs[key] for key in "qkvif"), *state, chunk, eps)
+    scale = (m - m_ref.squeeze(-1)).exp().unsqueeze(-1)  # C and n alone depend on the path of m
+    return {"h": h, "C_abs": C * scale.unsqueeze(-1), "n_abs": n * scale}
+
+
+def gated_lru(inputs, empty):
+    def gate(name):
+        x = inputs["x"].unflatten(-1, (3, -1))
+        return (torch.einsum("...hi,hij->...hj", x, inputs[f"{name}.w"]) + inputs[f"{name}.b"]).flatten(-2)
+
+    h0 = inputs.get("h0", torch.zeros_like(inputs["x"][:, 0]))
+    y = rg_lru(inputs["x"], gate("a_gate"), gate("input_gate"), inputs["a_param"], h0, empty)
+    return {"y": y, "last_h": y[:, -1]}
+
+
 RUNS = {
+    "op_mlstm": lambda arrays, chunk: lambda inputs: mlstm(inputs, arrays["out/m_ref"], chunk),
     "op_gdn": lambda arrays, chunk: lambda inputs: gated_delta(inputs, bool(arrays["l2norm"]), chunk),
     "op_ssd": lambda arrays, chunk: lambda inputs: ssd(inputs, bool(arrays["dt_softplus"]), chunk),
     "op_gla": lambda arrays, chunk: lambda inputs: gla(inputs, chunk),
@@ -51,14 +78,28 @@ RUNS = {
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in RUNS for case in cases(name)])
 def test_operations_are_those_recorded(name, case, chunk):
-    arrays = under(load(name), f"{case}/")
+    arrays = case_of(name, case)
     assert_operation_agrees(arrays, RUNS[name](arrays, chunk), outputs=1e-10, gradients=1e-8)
+
+
+@pytest.mark.parametrize("case", cases("op_mlstm"))
+def test_eps_of_the_mlstm_is_added_where_it_was_recorded(case):
+    arrays = under(load("op_mlstm"), f"{case}/")
+    found = mlstm(under(arrays, "in/"), arrays["out/m_ref"], 16, eps=1e-6)
+    assert_agrees(found["h"], arrays["out/h_eps1em6"], 1e-10, "h")
+
+
+@pytest.mark.parametrize("case", ["fresh", "carried"])
+def test_the_gated_lru_is_the_one_recorded(case):
+    arrays = under(load("op_rglru"), f"{case}/")
+    empty = arrays["in/first"][:, :1].double()
+    assert_operation_agrees(arrays, lambda inputs: gated_lru(inputs, empty), outputs=1e-10, gradients=1e-8)
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in RUNS for case in cases(name)])
 def test_float32_is_close_and_never_nan(name, case):
     """However fast a state is forgotten; the recorded `strong` cases have log decays of -30 a step."""
-    arrays = {key: x.float() if x.is_floating_point() else x for key, x in under(load(name), f"{case}/").items()}
+    arrays = {key: x.float() if x.is_floating_point() else x for key, x in case_of(name, case).items()}
     tolerance = 2e-5 if case.endswith("strong") else 1e-5
     assert_operation_agrees(
         arrays, RUNS[name](arrays, 16), outputs=tolerance, gradients=5e-3 if "strong" in case else 1e-4
