@@ -1,4 +1,4 @@
-"""Chooses the fastest number of lanes and, under `same_length`, segment length. The choice does not change the loss.
+"""Chooses the fastest number of lanes and, where the model does not see the cut, segment length. The loss stays.
 
 More lanes run in parallel, but every lane except the first adds a burn-in. Longer segments need fewer steps, but every
 query is compared with more keys. The choice minimises an estimate of the time.
@@ -61,7 +61,7 @@ def choose_plan(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_l
 
 def _possible_plans(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int) -> Iterator[EvalPlan]:
     lengths = [config.walk_len or tgt_len]
-    if model.context().get("same_length") and not config.walk_len and config.burn_in is BurnIn.exact:
+    if model.any_segments() and not config.walk_len and config.burn_in is BurnIn.exact:
         lengths += LENGTH_CHOICES
     for length, lanes in product(lengths, [config.batch_size] if config.batch_size else LANE_CHOICES):
         n_segments, reach = -(-n_targets // length), model.reach(length)

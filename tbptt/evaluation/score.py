@@ -73,7 +73,7 @@ def score(
     T = config.tgt_len or tgt_len
     started = time.perf_counter()
     with evaluating(model), model.with_context(**config.context()):
-        if config.walk_len and not model.context().get("same_length"):
+        if config.walk_len and not model.any_segments():
             raise UserError(
                 f"eval.walk_len={config.walk_len} needs eval.same_length=true: otherwise the loss depends on the "
                 "segment length, which is set by eval.tgt_len"

@@ -90,6 +90,9 @@ class LSTM(RecurrentModel):
     def reach(self, tgt_len: int) -> None:
         return None
 
+    def any_segments(self) -> bool:
+        return True
+
     def hidden(self, tokens_BT: Tensor | ClusteredIds, state: State) -> tuple[Tensor, State]:
         x_BTD = self.drop(self.embedding(tokens_BT))
         h_LBD, c_LBD = (x.transpose(0, 1).to(x_BTD.dtype).contiguous() for x in state)

@@ -89,6 +89,10 @@ class RecurrentModel(nn.Module):
         """How many tokens before a segment border can affect the state there; None if there is no limit."""
         raise NotImplementedError
 
+    def any_segments(self) -> bool:
+        """Whether a text has the same losses in segments of any length: the model does not see where it is cut."""
+        return False
+
     def cost(self, tgt_len: int) -> tuple[float, float]:
         """Estimated multiplications, and numbers held in memory at once, per token for segments of `tgt_len`."""
         shapes = [parameter.shape for parameter in self.parameters()]

@@ -194,6 +194,9 @@ class TransformerXL(RecurrentModel):
         """Each layer sees mem_len positions further back, rounded up to whole segments."""
         return len(self.layers) * -(-self.mem_len // tgt_len) * tgt_len
 
+    def any_segments(self) -> bool:
+        return self.same_length
+
     def cost(self, tgt_len: int) -> tuple[float, float]:
         keys, heads, dense = self.mem_len + tgt_len, self.n_head, sum(p.numel() for p in self.layers.parameters())
         head_size, d_embed = self.embedding.tables[0].shape  # most tokens are in the first cluster

@@ -11,15 +11,17 @@ from tbptt.evaluation.config import EvalConfig
 from tbptt.evaluation.dynamic import score_dynamically
 from tbptt.evaluation.dynamic_config import DynamicConfig, RMSDynamicConfig, SGDDynamicConfig
 from tbptt.evaluation.score import score
+from tbptt.models.protocol import detach
 from tbptt.training.optimizers import AdamConfig
 from tests.helpers import assert_close
-from tests.models.tiny import VOCABULARY, random_stream, tiny_lstm, tiny_txl
+from tests.models.tiny import VOCABULARY, random_stream, tiny_lstm, tiny_stack, tiny_txl
 from tests.training.trainers import make_trainer
 
 MODELS = {
     "txl": tiny_txl,
     "txl_adaptive": lambda **more: tiny_txl(cutoffs=[5, 12], d_embed=6, div_val=2, **more),  # tails without a target
     "lstm": tiny_lstm,
+    "stack": tiny_stack,
 }
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 TRAIN = random_stream(60, seed=5)
@@ -39,7 +41,7 @@ def by_hand(model, stream, step) -> float:
     for start in range(0, len(stream) - 1, T):
         part = slice(start, min(start + T, len(stream) - 1))
         model.zero_grad()
-        nll, state = model(tokens[:, part], tokens[:, 1:][:, part], state)
+        nll, state = model(tokens[:, part], tokens[:, 1:][:, part], detach(state))
         nll.mean().backward()
         total += nll.sum().item()
         step()

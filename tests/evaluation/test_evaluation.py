@@ -20,9 +20,14 @@ from tbptt.evaluation.score import score
 from tbptt.launch.world import SINGLE_PROCESS
 from tbptt.models.protocol import RecurrentModel
 from tests.helpers import assert_close
-from tests.models.tiny import random_stream, run_segments, tiny_lstm, tiny_txl
+from tests.models.tiny import random_stream, run_segments, tiny_lstm, tiny_stack, tiny_txl
 
-MODELS = {"txl": tiny_txl, "txl_window": lambda: tiny_txl(same_length=True, clamp_len=3), "lstm": tiny_lstm}
+MODELS = {
+    "txl": tiny_txl,
+    "txl_window": lambda: tiny_txl(same_length=True, clamp_len=3),
+    "lstm": tiny_lstm,
+    "stack": tiny_stack,
+}
 build = cache(lambda name: MODELS[name]().eval())
 lanes = st.integers(2, 12)
 streams = st.builds(random_stream, st.integers(2, 120), seed=st.integers(0, 9))

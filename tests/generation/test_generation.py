@@ -14,7 +14,7 @@ from tbptt.generation.continuation import beam_search, sample
 from tbptt.generation.sampling import candidates, draw
 from tbptt.models.protocol import map_state
 from tests.helpers import assert_close
-from tests.models.tiny import VOCABULARY, random_tokens, tiny_lstm, tiny_txl
+from tests.models.tiny import MIXERS, VOCABULARY, random_tokens, tiny_lstm, tiny_stack, tiny_txl
 
 ADAPTIVE = {"cutoffs": [5, 12], "d_embed": 6, "div_val": 2}
 MODELS = {
@@ -22,6 +22,7 @@ MODELS = {
     "txl_window": lambda: tiny_txl(same_length=True, clamp_len=3, mem_len=5),
     "txl_adaptive": lambda: tiny_txl(same_length=True, **ADAPTIVE),
     "lstm": tiny_lstm,
+    "stack": lambda: tiny_stack(layers=MIXERS),
     "lstm_adaptive": lambda: tiny_lstm(**ADAPTIVE),
 }
 build = cache(lambda name: MODELS[name]().eval())

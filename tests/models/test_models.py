@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbptt.models.protocol import join_lanes, map_state, slice_lanes
+from tbptt.models.protocol import detach, join_lanes, map_state, slice_lanes
+from tbptt.models.stack import FeedForwardKind, Norm
 from tests.helpers import assert_close
-from tests.models.tiny import VOCABULARY, random_tokens, run_segments, tiny_lstm, tiny_txl
+from tests.models.tiny import MIXERS, VOCABULARY, random_tokens, run_segments, tiny_lstm, tiny_stack, tiny_txl
 
 ADAPTIVE = {"cutoffs": [5, 12], "d_embed": 6, "div_val": 2}
 MODELS = {
@@ -19,6 +20,10 @@ MODELS = {
     "txl_adaptive": lambda **more: tiny_txl(**ADAPTIVE, clamp_len=4, **more),
     "lstm": lambda **more: tiny_lstm(**more),
     "lstm_adaptive": lambda **more: tiny_lstm(n_layer=1, **ADAPTIVE, **more),
+    "stack": lambda **more: tiny_stack(layers=MIXERS, **more),
+    "stack_adaptive": lambda **more: tiny_stack(
+        **ADAPTIVE, feed_forward=FeedForwardKind.none, norm=Norm.layer, softmax_bias=False, logit_cap=2.0, **more
+    ),
 }
 build = cache(lambda name: MODELS[name]().eval())
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
@@ -36,9 +41,9 @@ def one_segment(model, tokens_BT, targets_BT, state=None):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["lstm", "lstm_adaptive"])
+@pytest.mark.parametrize("name", ["lstm", "lstm_adaptive", "stack", "stack_adaptive"])
 @given(CUTS)
-def test_an_lstm_gives_the_same_losses_however_it_is_segmented(name, lengths):
+def test_a_recurrent_model_gives_the_same_losses_however_it_is_segmented(name, lengths):
     tokens_BL = random_tokens(2, sum(lengths) + 1)
     tokens_BL, targets_BL = tokens_BL[:, :-1], tokens_BL[:, 1:]
     whole, _ = one_segment(build(name), tokens_BL, targets_BL)
@@ -111,13 +116,14 @@ def test_a_token_changes_its_own_and_later_losses_only(name, position):
 
 
 @EVERY_MODEL
-def test_the_state_carries_no_gradient_and_is_not_changed_by_a_call(name):
+def test_the_state_is_attached_until_it_is_detached_and_is_not_changed_by_a_call(name):
     model, tokens_BL, targets_BL = MODELS[name]().train(), random_tokens(2, 10, seed=1), random_tokens(2, 10, seed=2)
     _, state = one_segment(model, tokens_BL[:, :5], targets_BL[:, :5])
     before = [x.clone() for x in tensors(state)]
     nll_BT, after = one_segment(model, tokens_BL[:, 5:], targets_BL[:, 5:], state)
     nll_BT.sum().backward()
-    assert before and not any(x.requires_grad for x in [*tensors(state), *tensors(after)])
+    assert before and any(x.requires_grad for x in tensors(after))
+    assert not any(x.requires_grad for x in [*tensors(detach(state)), *tensors(model.initial_state(2))])
     assert all(torch.equal(x, y) for x, y in zip(tensors(state), before))
 
 

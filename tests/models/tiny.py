@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from tbptt.models.lstm import LSTMConfig
+from tbptt.models.mixers import (
+    AttentionConfig,
+    GatedDeltaConfig,
+    GLAConfig,
+    Mamba2Config,
+    MLSTMConfig,
+    RGLRUConfig,
+    SLSTMConfig,
+)
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
+from tbptt.models.stack import StackConfig
 from tbptt.models.transformer_xl import TransformerXLConfig
 
 VOCABULARY = 30
@@ -20,6 +30,30 @@ def tiny_txl(dtype=torch.float64, checkpointing: bool = False, seed: int = 0, **
 
 def tiny_lstm(dtype=torch.float64, seed: int = 0, **settings) -> RecurrentModel:
     return _build(LSTMConfig(**{"n_layer": 2, "d_model": 8, "tgt_len": 4} | settings), dtype, seed)
+
+
+MIXERS = ("gated_delta", "mamba2", "mlstm", "slstm", "rg_lru", "gla", "lstm", "attention")
+STACK = {
+    "softmax_bias": True,
+    "d_model": 8,
+    "d_inner": 12,
+    "tgt_len": 4,
+    "gated_delta": GatedDeltaConfig(n_head=1, n_value_head=2, d_key=4, d_value=3, chunk_len=3),
+    "mamba2": Mamba2Config(d_head=4, d_state=3, n_group=2, chunk_len=4),
+    "mlstm": MLSTMConfig(n_head=2, d_key=3, d_value=4, chunk_len=3),
+    "slstm": SLSTMConfig(n_head=2),
+    "rg_lru": RGLRUConfig(n_block=2),
+    "gla": GLAConfig(n_head=2, d_key=4, d_value=3, decay_rank=2, chunk_len=4),
+    "attention": AttentionConfig(n_head=2, n_kv_head=1, d_head=4, window=5),
+}
+
+
+def tiny_stack(dtype=torch.float64, checkpointing: bool = False, seed: int = 0, **settings) -> RecurrentModel:
+    """By default one layer of recurrence and one of attention."""
+    layers = settings.get("layers", ["gated_delta", "attention"])
+    return _build(
+        StackConfig(**STACK | {"layers": layers, "n_layer": len(layers)} | settings), dtype, seed, checkpointing
+    )
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.optimizers import AdamConfig, SGDConfig
 from tbptt.training.replay import GraphReplay
 from tbptt.training.trainer import Trainer
-from tests.models.tiny import random_stream, tiny_lstm, tiny_txl
+from tests.models.tiny import random_stream, tiny_lstm, tiny_stack, tiny_txl
 from tests.training.trainers import make_trainer
 
 
@@ -96,6 +96,7 @@ MODELS = {
     "txl": lambda **more: tiny_txl(**more),
     "txl_adaptive": lambda **more: tiny_txl(cutoffs=[5, 12], same_length=True, clamp_len=4, **more),
     "lstm": lambda **more: tiny_lstm(cutoffs=[5, 12], **more),
+    "stack": lambda **more: tiny_stack(layers=["gated_delta", "rg_lru"], cutoffs=[5, 12], **more),
 }
 
 

@@ -10,10 +10,10 @@ from tbptt.device import Precision
 from tbptt.training.config import ResetState
 from tbptt.training.trainer import Trainer
 from tests.helpers import assert_close, assert_relatively_close
-from tests.models.tiny import random_stream, tiny_lstm, tiny_txl
+from tests.models.tiny import random_stream, tiny_lstm, tiny_stack, tiny_txl
 from tests.training.trainers import make_trainer, numbers_of
 
-MODELS = {"txl": tiny_txl, "lstm": tiny_lstm}
+MODELS = {"txl": tiny_txl, "lstm": tiny_lstm, "stack": tiny_stack}
 BOTH_MODELS = pytest.mark.parametrize("name", MODELS)
 FP64 = {"precision": Precision.fp64}
 

@@ -13,10 +13,10 @@ from tbptt.models.protocol import map_state
 from tbptt.training.optimizers import AdamConfig, AdamWConfig, SGDConfig
 from tbptt.training.schedules import ConstantConfig
 from tbptt.training.trainer import Trainer
-from tests.models.tiny import random_stream, tiny_lstm, tiny_txl
+from tests.models.tiny import random_stream, tiny_lstm, tiny_stack, tiny_txl
 from tests.training.trainers import make_trainer
 
-MODELS = {"txl": tiny_txl, "lstm": tiny_lstm}
+MODELS = {"txl": tiny_txl, "lstm": tiny_lstm, "stack": tiny_stack}
 BOTH_MODELS = pytest.mark.parametrize("name", MODELS)
 SGD = {"optimizer": SGDConfig(lr=1.0), "scheduler": ConstantConfig(), "precision": Precision.fp64}
 

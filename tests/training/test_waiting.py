@@ -10,7 +10,7 @@ from tbptt.evaluation.config import EvalConfig
 from tbptt.evaluation.score import score
 from tbptt.models.attention.choice import Attention
 from tbptt.training.optimizers import AdamConfig, AdamWConfig, SGDConfig
-from tests.models.tiny import random_stream, tiny_lstm, tiny_txl
+from tests.models.tiny import MIXERS, random_stream, tiny_lstm, tiny_stack, tiny_txl
 from tests.training.trainers import make_trainer
 
 # What a GPU must have finished before the host can go on: numbers, and shapes that depend on numbers.
@@ -20,6 +20,7 @@ MODELS = {
     "txl": lambda: tiny_txl(torch.float32, dropatt=0.1, **ADAPTIVE),
     "txl_fused": lambda: tiny_txl(torch.float32, attention=Attention.fused, **ADAPTIVE),
     "lstm": lambda: tiny_lstm(torch.float32, **ADAPTIVE),
+    "stack": lambda: tiny_stack(torch.float32, layers=MIXERS, **ADAPTIVE),
 }
 
 

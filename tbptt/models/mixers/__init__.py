@@ -1,5 +1,6 @@
 """The mixers of a stack, each with the dataclass that configures and builds it."""
 
+from tbptt.models.mixers.attention import AttentionConfig
 from tbptt.models.mixers.gated_delta import GatedDeltaConfig
 from tbptt.models.mixers.gla import GLAConfig
 from tbptt.models.mixers.lstm import LSTMMixerConfig
@@ -10,6 +11,7 @@ from tbptt.models.mixers.rg_lru import RGLRUConfig
 from tbptt.models.mixers.slstm import SLSTMConfig
 
 __all__ = [
+    "AttentionConfig",
     "GLAConfig",
     "GatedDeltaConfig",
     "LSTMMixerConfig",

@@ -21,6 +21,7 @@ from tbptt.models.mixers.chunks import join_chunks, split_chunks
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
+from tbptt.models.soft_cap import soft_cap
 
 
 @dataclass
@@ -100,11 +101,6 @@ class MLSTM(Mixer):
                 normed = normed + self.norm_bias_HV
         gated = normed.flatten(-2) * self.output_gate(x_BTD).sigmoid()
         return self.output(gated.to(x_BTD.dtype)), {"C": C, "n": n, "m": m}
-
-
-def soft_cap(x: Tensor, cap: float) -> Tensor:
-    """Close to x where it is small, and never beyond the cap."""
-    return cap * torch.tanh(x / cap)
 
 
 def mlstm_cell(

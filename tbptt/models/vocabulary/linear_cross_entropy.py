@@ -14,15 +14,25 @@ from torch.nn import functional as F
 
 from tbptt.device import matmul_dtype
 from tbptt.models.alignment import aligned, crop, pad_to
+from tbptt.models.soft_cap import soft_cap
 
 MAX_LOGITS = 2**25  # per chunk: 128 MiB in float32
 MAX_LOGITS_CPU = 2**19  # per chunk on a CPU without a backward pass: 2 MiB, which fit in its cache
 
 
-def linear_cross_entropy(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
-    """-log softmax(x W^T + b)[target] of every token: (N,), in nats. Autocast applies to the matrix products only."""
+def linear_cross_entropy(
+    x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor, cap: float | None = None
+) -> Tensor:
+    """-log softmax(x W^T + b)[target] of every token: (N,), in nats. Autocast applies to the matrix products only.
+
+    With `cap`, logits are soft-capped; all of them are then held at once.
+    """
     dtype = matmul_dtype(x_NE)
+    bias_V = weight_VE.new_zeros(len(weight_VE)) if bias_V is None else bias_V
     with torch.autocast(x_NE.device.type, enabled=False):
+        if cap is not None:
+            logits = soft_cap(_logits(x_NE.to(dtype), weight_VE.to(dtype), bias_V.to(dtype)), cap)
+            return F.cross_entropy(logits, targets_N, reduction="none")
         if torch.is_grad_enabled():
             return LinearCrossEntropy.apply(x_NE, weight_VE, bias_V, targets_N, dtype)
         return _forward_only(*_cast_and_pad(x_NE, weight_VE, bias_V, dtype), targets_N)

@@ -1,0 +1,136 @@
+"""Attention over a window of tokens, as hybrids of recurrent and attention layers have it: rotary or without positions.
+
+Shapes: B lanes, T tokens of the segment, M remembered tokens, D model size, H query heads, G key-value heads, E head
+size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tbptt.errors import UserError
+from tbptt.models.mixers.initialisation import init_linear
+from tbptt.models.mixers.protocol import Mixer, MixerConfig
+from tbptt.models.protocol import State
+
+
+class QueryKeyNorm(Enum):
+    none = "none"
+    head = "head"  # RMS of every head by itself
+    all = "all"  # RMS of all heads together
+
+
+@dataclass
+class AttentionConfig(MixerConfig):
+    NAME: ClassVar[str] = "attention"
+
+    n_head: int = 4
+    n_kv_head: int | None = None  # heads of keys and values, each serving several of the queries; n_head if not given
+    d_head: int = 32
+    window: int | None = 128  # tokens that a query sees, itself included; null: all, in memory that grows
+    rotary_share: float = 1.0  # of a head's channels that carry rotary positions; 0: no positions
+    rotary_base: float = 10_000.0
+    qk_norm: QueryKeyNorm = QueryKeyNorm.none
+    output_gate: bool = False  # the output times sigmoid of another linear map
+    norm_eps: float = 1e-6
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    def check(self, d_model: int) -> None:
+        self.check_at_least(1, "n_head", "kv_heads", "d_head")
+        self.check_divides("kv_heads", "n_head")
+        if self.window is not None and self.window < 1:
+            raise UserError(f"model.attention.window={self.window} must be 1 or more, or null for all tokens")
+        if not 0 <= self.rotary_share <= 1 or int(self.rotary_share * self.d_head) % 2:
+            raise UserError(
+                f"model.attention.rotary_share={self.rotary_share} must be between 0 and 1 and make an even number of "
+                f"the model.attention.d_head={self.d_head} channels rotary"
+            )
+
+    def build(self, d_model: int, layer: int, n_layer: int) -> WindowAttention:
+        return WindowAttention(self, d_model)
+
+
+class WindowAttention(Mixer):
+    """The state is the keys and values of the last tokens, before rotation: (B, M, 2, G, E) with M < window.
+
+    Attention depends on the differences of positions alone, so that they may be counted anew in every segment.
+    """
+
+    inverse_frequency: Tensor
+
+    def __init__(self, config: AttentionConfig, d_model: int):
+        super().__init__()
+        c, G = config, config.kv_heads
+        self.n_head, self.kv_heads, self.d_head, self.window = c.n_head, G, c.d_head, c.window
+        self.qk_norm, self.norm_eps = c.qk_norm, c.norm_eps
+        self.query = nn.Linear(d_model, c.n_head * c.d_head, bias=False)
+        self.key = nn.Linear(d_model, G * c.d_head, bias=False)
+        self.value = nn.Linear(d_model, G * c.d_head, bias=False)
+        self.gate = nn.Linear(d_model, c.n_head * c.d_head, bias=False) if c.output_gate else None
+        self.output = nn.Linear(c.n_head * c.d_head, d_model, bias=False)
+        if c.qk_norm is not QueryKeyNorm.none:
+            heads = (c.n_head, G) if c.qk_norm is QueryKeyNorm.all else (1, 1)
+            self.query_norm_weight, self.key_norm_weight = (nn.Parameter(torch.empty(n * c.d_head)) for n in heads)
+        rotary = int(c.rotary_share * c.d_head)
+        frequency = c.rotary_base ** -(torch.arange(0, rotary, 2, dtype=torch.float32) / max(1, rotary))
+        self.register_buffer("inverse_frequency", frequency, persistent=False)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        init_linear(self)
+        if self.qk_norm is not QueryKeyNorm.none:
+            self.query_norm_weight.fill_(1)
+            self.key_norm_weight.fill_(1)
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"keys_values": self.state_zeros(batch_size, 0, 2, self.kv_heads, self.d_head)}
+
+    def reach(self, tgt_len: int) -> int | None:
+        return None if self.window is None else -(-(self.window - 1) // tgt_len) * tgt_len
+
+    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+        T, H, G = x_BTD.shape[1], self.n_head, self.kv_heads
+        q_BTHE = self._normed(self.query(x_BTD), "query").unflatten(-1, (H, -1))
+        k_BTGE = self._normed(self.key(x_BTD), "key").unflatten(-1, (G, -1))
+        v_BTGE = self.value(x_BTD).unflatten(-1, (G, -1))
+        memory = state["keys_values"]
+        kv_BK2GE = torch.cat([memory.to(v_BTGE.dtype), torch.stack([k_BTGE.to(v_BTGE.dtype), v_BTGE], dim=2)], dim=1)
+        K = kv_BK2GE.shape[1]
+        k_BGKE, v_BGKE = kv_BK2GE.permute(2, 0, 3, 1, 4)
+        position_K = torch.arange(K, device=x_BTD.device)
+        q_BHTE = self._rotated(q_BTHE.to(v_BTGE.dtype).transpose(1, 2), position_K[K - T :])
+        k_BGKE = self._rotated(k_BGKE, position_K)
+        k_BHKE, v_BHKE = (x.repeat_interleave(H // G, dim=1) for x in (k_BGKE, v_BGKE))
+        distance_TK = position_K[K - T :, None] - position_K
+        seen_TK = (distance_TK >= 0) if self.window is None else (distance_TK >= 0) & (distance_TK < self.window)
+        y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHKE, v_BHKE, seen_TK)
+        y_BTD = y_BHTE.transpose(1, 2).flatten(-2)
+        if self.gate is not None:
+            y_BTD = y_BTD * self.gate(x_BTD).sigmoid()
+        kept = kv_BK2GE if self.window is None else kv_BK2GE[:, max(0, K - self.window + 1) :]
+        return self.output(y_BTD), {"keys_values": kept.to(memory.dtype)}
+
+    def _normed(self, x: Tensor, what: str) -> Tensor:
+        if self.qk_norm is QueryKeyNorm.none:
+            return x
+        weight = self.query_norm_weight if what == "query" else self.key_norm_weight
+        return F.rms_norm(x.unflatten(-1, (-1, len(weight))), (len(weight),), weight, self.norm_eps).flatten(-2)
+
+    def _rotated(self, x_BHTE: Tensor, position_T: Tensor) -> Tensor:
+        """Rotary positions (Su et al. 2021) of the first channels, halves of them being paired."""
+        half = len(self.inverse_frequency)
+        if not half:
+            return x_BHTE
+        angle = position_T[:, None].to(torch.promote_types(x_BHTE.dtype, torch.float32)) * self.inverse_frequency
+        cos, sin = (f(angle).to(x_BHTE.dtype) for f in (torch.cos, torch.sin))
+        first, second, rest = x_BHTE.split([half, half, x_BHTE.shape[-1] - 2 * half], dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

@@ -1,0 +1,205 @@
+"""A stack of layers whose mixers are chosen one by one: recurrent ones, attention, or hybrids of them.
+
+Shapes: B lanes, T tokens of the segment, D d_model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from tbptt.device import Precision
+from tbptt.errors import UserError
+from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.dropout import Dropout
+from tbptt.models.mixers import (
+    AttentionConfig,
+    GatedDeltaConfig,
+    GLAConfig,
+    LSTMMixerConfig,
+    Mamba2Config,
+    MixerConfig,
+    MLSTMConfig,
+    RGLRUConfig,
+    SLSTMConfig,
+)
+from tbptt.models.mixers.initialisation import init_linear
+from tbptt.models.protocol import ModelConfig, RecurrentModel, State
+from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from tbptt.models.vocabulary.clusters import ClusteredIds
+
+
+class FeedForwardKind(Enum):
+    none = "none"
+    relu = "relu"
+    gelu = "gelu"
+    swiglu = "swiglu"  # silu(W x) * V x (Shazeer 2020)
+    geglu = "geglu"  # the same with gelu
+
+
+class Norm(Enum):
+    rms = "rms"
+    layer = "layer"
+
+
+@dataclass
+class StackConfig(ModelConfig):
+    name: str = "stack"
+    n_layer: int = 4
+    d_model: int = 128
+    layers: list[str] = field(default_factory=lambda: ["gated_delta"])  # names of mixers, repeated up to n_layer
+    feed_forward: FeedForwardKind = FeedForwardKind.swiglu
+    d_inner: int = 256  # hidden units of the feed-forward layers
+    norm: Norm = Norm.rms
+    norm_eps: float = 1e-5
+    d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
+    div_val: int = 1  # the embedding size is divided by this from cluster to cluster
+    cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
+    tie_weight: bool = True  # softmax and embedding share their tables
+    tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all
+    scale_embedding: bool = False  # embeddings times sqrt(d_model)
+    softmax_bias: bool = False
+    logit_cap: float | None = None  # a soft limit of the logits
+    dropout: float = 0.0  # on embeddings, on what layers add, and on the last layer's output
+    tgt_len: int = 64  # tokens per segment
+    gated_delta: GatedDeltaConfig = field(default_factory=GatedDeltaConfig)
+    mamba2: Mamba2Config = field(default_factory=Mamba2Config)
+    mlstm: MLSTMConfig = field(default_factory=MLSTMConfig)
+    slstm: SLSTMConfig = field(default_factory=SLSTMConfig)
+    rg_lru: RGLRUConfig = field(default_factory=RGLRUConfig)
+    gla: GLAConfig = field(default_factory=GLAConfig)
+    lstm: LSTMMixerConfig = field(default_factory=LSTMMixerConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+    def mixers(self) -> list[MixerConfig]:
+        """The configuration of every layer's mixer."""
+        return [getattr(self, self.layers[layer % len(self.layers)]) for layer in range(self.n_layer)]
+
+    def check(self, vocab_size: int | None) -> None:
+        super().check(vocab_size)
+        check_at_least(self, 1, "n_layer", "d_model", "d_inner")
+        check_probabilities(self, "dropout")
+        check_vocabulary_settings(self, vocab_size)
+        known = [key for key, value in vars(self).items() if isinstance(value, MixerConfig)]
+        if not self.layers or any(name not in known for name in self.layers):
+            raise UserError(
+                f"model.layers={list(self.layers)} must be a list of mixers, each one of {', '.join(known)}"
+            )
+        if self.logit_cap is not None and self.logit_cap <= 0:
+            raise UserError(f"model.logit_cap={self.logit_cap} must be a positive number, or null for no limit")
+        for mixer in self.mixers():
+            mixer.check(self.d_model)
+
+    def check_precision(self, precision: Precision, device: torch.device) -> None:
+        if precision is Precision.fp16 and device.type == "cpu":
+            raise UserError("trainer.precision=fp16: PyTorch lacks float16 operations on a CPU; use fp32 or bf16")
+
+    def build(self, vocab_size: int, activation_checkpointing: bool = False) -> Stack:
+        self.check(vocab_size)
+        return Stack(self, vocab_size, activation_checkpointing)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, d_model: int, d_inner: int, kind: FeedForwardKind):
+        super().__init__()
+        self.kind, self.gated = kind, kind in (FeedForwardKind.swiglu, FeedForwardKind.geglu)
+        self.inner = nn.Linear(d_model, d_inner, bias=False)
+        self.gate = nn.Linear(d_model, d_inner, bias=False) if self.gated else None
+        self.outer = nn.Linear(d_inner, d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        h_BTI = self.inner(x_BTD)
+        if self.gate is None:
+            return self.outer(F.relu(h_BTI) if self.kind is FeedForwardKind.relu else F.gelu(h_BTI))
+        g_BTI = self.gate(x_BTD)
+        g_BTI = F.silu(g_BTI) if self.kind is FeedForwardKind.swiglu else F.gelu(g_BTI, approximate="tanh")
+        return self.outer(g_BTI * h_BTI)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + feed_forward(norm(x)) where there is one."""
+
+    def __init__(self, config: StackConfig, layer: int):
+        super().__init__()
+        c = config
+        self.mixer_norm = make_norm(c)
+        self.mixer = c.mixers()[layer].build(c.d_model, layer, c.n_layer)
+        self.feed_forward: FeedForward | None = None
+        if c.feed_forward is not FeedForwardKind.none:
+            self.feed_forward_norm = make_norm(c)
+            self.feed_forward = FeedForward(c.d_model, c.d_inner, c.feed_forward)
+        self.drop = Dropout(c.dropout)
+
+    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+        y_BTD, state = self.mixer(self.mixer_norm(x_BTD), state)
+        x_BTD = x_BTD + self.drop(y_BTD)
+        if self.feed_forward is not None:
+            x_BTD = x_BTD + self.drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
+        return x_BTD, state
+
+
+def make_norm(config: StackConfig) -> nn.Module:
+    kind = nn.RMSNorm if config.norm is Norm.rms else nn.LayerNorm
+    return kind(config.d_model, eps=config.norm_eps)
+
+
+class Stack(RecurrentModel):
+    """The state is a tuple of the mixers' states, one per layer."""
+
+    layers: Any  # a ModuleList of Block
+
+    def __init__(self, config: StackConfig, vocab_size: int, activation_checkpointing: bool = False):
+        super().__init__()
+        c, self.activation_checkpointing = config, activation_checkpointing
+        self.embedding = AdaptiveEmbedding(
+            vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val, c.scale_embedding
+        )
+        self.layers = nn.ModuleList(Block(c, layer) for layer in range(c.n_layer))
+        self.final_norm = make_norm(c)
+        tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
+        self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs, c.softmax_bias, c.logit_cap)
+        self.drop = Dropout(c.dropout)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Mixers as their references, embeddings and feed-forward layers N(0, 0.02)."""
+        for part in (self.embedding, self.softmax):
+            for name, parameter in part.named_parameters():
+                if "bias" in name:
+                    parameter.zero_()
+                else:
+                    parameter.normal_(0, 0.02)
+        for layer in self.layers:
+            layer.mixer.reset_parameters()
+            if layer.feed_forward is not None:
+                init_linear(layer.feed_forward)
+
+    def initial_state(self, batch_size: int) -> State:
+        return tuple(layer.mixer.initial_state(batch_size) for layer in self.layers)
+
+    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
+        return super().send(ClusteredIds.from_ids(ids, self.embedding.bounds, multiple), device)
+
+    def reach(self, tgt_len: int) -> int | None:
+        reaches = [layer.mixer.reach(tgt_len) for layer in self.layers]
+        return None if None in reaches else sum(reaches)
+
+    def any_segments(self) -> bool:
+        return True
+
+    def hidden(self, tokens_BT: Tensor | ClusteredIds, state: State) -> tuple[Tensor, State]:
+        x_BTD, new = self.drop(self.embedding(tokens_BT)), []
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            if self.activation_checkpointing and self.training:
+                x_BTD, layer_state = checkpoint(layer, x_BTD, layer_state, use_reentrant=False)
+            else:
+                x_BTD, layer_state = layer(x_BTD, layer_state)
+            new.append(layer_state)
+        return self.drop(self.final_norm(x_BTD)), tuple(new)
