@@ -109,7 +109,7 @@ class Checkpoint:
         """The saved step and optimizer state. UserError unless it serves the optimizer called `name`."""
         saved_name = self.info["identity"].get("optimizer", {}).get("name")
         if saved_name != name and not {saved_name, name} <= ADAM_FAMILY:
-            found = f"that of {saved_name}" if saved_name else "no optimizer state"
+            found = f"that of {saved_name}: use optimizer={saved_name}" if saved_name else "no optimizer state"
             raise UserError(f"optimizer.from_checkpoint=true needs the state of {name}, but {self.folder} has {found}")
         saved = self.training_state()["trainer"]
         return {"step": saved["step"], "state": saved["optimizer"]["state"]}
