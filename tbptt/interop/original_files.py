@@ -60,14 +60,19 @@ def _arguments(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
 
 def _read_arguments(config: Path) -> dict[str, Any]:
     """The arguments in import.config, a JSON file or a log.txt."""
-    return logged_arguments(_read_text(config)) or read_json(config, "import.config")
+    if logged := logged_arguments(_read_text(config, "import.config=")):
+        return logged
+    try:
+        return read_json(config, "import.config")
+    except UserError as error:
+        raise UserError(f"{error}; it has no arguments as in a {LOG} of train.py either") from error
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, key: str = "") -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        raise UserError(f"{key}{path} cannot be read ({error.strerror})") from error
 
 
 def logged_arguments(text: str) -> dict[str, Any]:

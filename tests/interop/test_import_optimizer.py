@@ -205,6 +205,7 @@ def test_a_state_that_does_not_fit_is_left_behind_and_said_to_be(tmp_path, home,
     config = original_file(tmp_path / "weights.pt", NAME)
     imported = read(config)
     assert imported.adam is None and any("does not match its weights" in note for note in imported.notes)
+    assert imported.step == (0 if damage == "none" else 5), "the step is kept"
     assert np.isfinite(sum(p.sum().item() for p in imported.model.parameters()))
 
 
