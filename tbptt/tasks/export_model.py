@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
-from tbptt.cli.config import Config
+from tbptt.cli.config import Config, from_dict
 from tbptt.data import language, subwords
 from tbptt.data.config import Level
 from tbptt.data.vocabulary import Vocabulary, load_vocabulary
@@ -59,6 +58,12 @@ def check_format(checkpoint: Checkpoint, config: ExportConfig) -> None:
             f"{checkpoint.folder} is of model {name}, which does not exist in the original or HF: use "
             f"export.format={ExportFormat.safetensors.name}"
         )
+    if config.format is not ExportFormat.safetensors:
+        (hf if config.format is ExportFormat.hf else original).check_export(_model_config(checkpoint))
+
+
+def _model_config(checkpoint: Checkpoint) -> TransformerXLConfig:
+    return from_dict(TransformerXLConfig, checkpoint.info["config"]["model"])
 
 
 def write(checkpoint: Checkpoint, config: ExportConfig) -> Path:
@@ -87,15 +92,14 @@ def _write_files(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> 
         shutil.copyfile(checkpoint.folder / WEIGHTS, folder / WEIGHTS)
         _write_json(folder / "config.json", checkpoint.info["config"]["model"] | {"vocab_size": n_token})
         return
-    values = OmegaConf.merge(OmegaConf.structured(TransformerXLConfig), checkpoint.info["config"]["model"])
-    config = OmegaConf.to_object(values)
-    assert isinstance(config, TransformerXLConfig)
+    config = _model_config(checkpoint)
     model = config.build(n_token)
     checkpoint.load_weights(model)
     if export.format is ExportFormat.hf:
         hf.write(model, config, _word_vocabulary(run_dir), folder)
     else:
-        torch.save(original.state_dict(model), folder / "state_dict.pt")
+        weights = original.state_dict(model)
+        torch.save(weights, folder / "state_dict.pt", _use_new_zipfile_serialization=False)  # for torch before 1.6
         _write_json(folder / "args.json", original.arguments(config, n_token))
 
 

@@ -95,10 +95,10 @@ def report(imported: Imported, run_dir: Path) -> None:
 
 
 def _overrides(imported: Imported) -> list[str]:
-    """The overrides that set the model's configuration to that of the imported model."""
+    """The overrides that set the configuration of model and optimizer to that of the imported ones."""
     plain = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
     assert isinstance(plain, dict)
     chosen = {str(key): value for key, value in plain.items() if key != "name"}
     values = {key: str(value).lower().replace(" ", "").replace("none", "null") for key, value in chosen.items()}
-    adam = ["optimizer.from_checkpoint=true"] if imported.adam else []
-    return ["model=txl_16l", *(f"model.{key}={value}" for key, value in values.items()), *adam]
+    optimizer = [*imported.optimizer, *(["optimizer.from_checkpoint=true"] if imported.adam else [])]
+    return ["model=txl_16l", *(f"model.{key}={value}" for key, value in values.items()), *optimizer]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tbptt.errors import UserError
+from tbptt.training.optimizers import ADAM_FAMILY
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
@@ -105,10 +106,10 @@ class Checkpoint:
                 parameter.copy_(saved[name])
 
     def optimizer_state(self, name: str) -> dict[str, Any]:
-        """The saved step and optimizer state. UserError unless the saved optimizer is called `name`."""
+        """The saved step and optimizer state. UserError unless it serves the optimizer called `name`."""
         saved_name = self.info["identity"].get("optimizer", {}).get("name")
-        if saved_name != name:
-            found = f"that of {saved_name}" if saved_name else "no optimizer state"
+        if saved_name != name and not {saved_name, name} <= ADAM_FAMILY:
+            found = f"that of {saved_name}: use optimizer={saved_name}" if saved_name else "no optimizer state"
             raise UserError(f"optimizer.from_checkpoint=true needs the state of {name}, but {self.folder} has {found}")
         saved = self.training_state()["trainer"]
         return {"step": saved["step"], "state": saved["optimizer"]["state"]}

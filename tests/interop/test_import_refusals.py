@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from tbptt.errors import UserError
 from tbptt.interop.config import ImportConfig
@@ -138,26 +137,6 @@ def test_an_npz_of_pickled_objects_is_refused(tmp_path):
     config = original_file(tmp_path / "other.npz", NAME)
     config.path = str(tmp_path / "weights.npz")
     assert "weights.npz" in refusal(config)
-
-
-class Whole(nn.Module):
-    """A module that is pickled with its class; files older than torch 1.6 hold the source of its code, too."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(2))
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickled_module_is_refused_with_the_line_that_helps(tmp_path, monkeypatch, zipped):
-    torch.save(Whole(), tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
-    said = refusal(imported_from("original", tmp_path / "model.pt"))
-    assert f"holds a pickled {__name__}.Whole" in said
-    (line,) = [part for part in said.split("`") if part.startswith("python -c")]
-    code = line.removeprefix('python -c "').removesuffix('"').replace("'cpu'", "'cpu', weights_only=False")
-    monkeypatch.chdir(tmp_path)
-    exec(code)
-    assert torch.equal(torch.load(tmp_path / "state_dict.pt", weights_only=True)["weight"], torch.ones(2))
 
 
 class Danger:
