@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
-from tbptt.data.reading import read_text, readable
+from tbptt.data.reading import read_users_text, readable
 from tbptt.errors import UserError
 
 
@@ -50,7 +50,7 @@ class DataConfig:
             raise UserError(f"data.max_vocab={self.max_vocab} must be 2 or more, or null for no limit")
         self.vocabulary_sha256()
         if self.vocabulary is not None:
-            read_text(Path(self.vocabulary).expanduser(), f"data.vocabulary={self.vocabulary}")
+            read_users_text(Path(self.vocabulary).expanduser(), f"data.vocabulary={self.vocabulary}")
         if self.vocabulary is not None and (self.min_count > 1 or self.max_vocab is not None):
             raise UserError("data.vocabulary cannot be combined with data.min_count or data.max_vocab")
         if self.level is Level.byte and (self.lower or self.min_count > 1 or self.max_vocab or self.vocabulary):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tbptt.data.config import Level
-from tbptt.data.reading import read_text, readable
+from tbptt.data.reading import read_users_text, readable
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 
@@ -26,7 +26,7 @@ SPECIAL_SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>"]  # precede the entries of di
 def read_dictionary(path: Path) -> Vocabulary:
     """The vocabulary in fairseq's order: the four special symbols, then those of dict.txt ("symbol count" lines)."""
     symbols = list(SPECIAL_SYMBOLS)
-    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(read_users_text(path).removesuffix("\n").split("\n"), start=1):
         symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not count.isdigit():
             raise UserError(f"{path}, line {number}, must be a symbol, a space and its count, not {line!r}")

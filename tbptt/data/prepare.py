@@ -96,6 +96,11 @@ def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
     return prepared
 
 
+def is_prepared(config: DataConfig) -> bool:
+    """Whether the cache has token files of these settings, up to date or not."""
+    return any(place.is_dir() for place in places(_folder(config)))
+
+
 def _open_cached(config: DataConfig) -> PreparedCorpus:
     """The corpus from the cache; it is prepared first if it is missing or its source has changed."""
     corpus, folder = corpus_named(config.name), _folder(config)

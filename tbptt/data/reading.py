@@ -31,7 +31,7 @@ def decode(content: bytes, name: Path | str, start: int = 0, advice: str = "conv
         ) from error
 
 
-def read_text(path: Path, name: str | None = None) -> str:
+def read_users_text(path: Path, name: str | None = None) -> str:
     """The text of a user's file, with the line ends of any system as `\\n`. UserError if it cannot be read."""
     with readable(name or path):
         content = path.read_bytes()

@@ -23,7 +23,7 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if config.vocabulary is not None:
-        text = reading.read_text(Path(config.vocabulary).expanduser(), f"data.vocabulary={config.vocabulary}")
+        text = reading.read_users_text(Path(config.vocabulary).expanduser(), f"data.vocabulary={config.vocabulary}")
         try:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tbptt.data.config import DataConfig, Level
-from tbptt.data.reading import read_text
+from tbptt.data.reading import read_users_text
 from tbptt.errors import UserError
 
 EOS, UNK = "<eos>", "<unk>"
@@ -101,7 +101,7 @@ def read_vocabulary_file(path: Path, level: Level) -> Vocabulary:
         if vocabulary.level is not level:
             raise UserError(f"{path} is a vocabulary of level {vocabulary.level.name}, not {level.name}")
         return vocabulary
-    lines = read_text(path).split("\n")
+    lines = read_users_text(path).split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     symbols = [line.split()[0] if level is Level.word and line.split() else line for line in lines]
     repeated = [symbol for symbol, count in Counter(symbols).items() if count > 1]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tbptt.data.config import Level
 from tbptt.data.fairseq import read_dictionary
-from tbptt.data.reading import read_text
+from tbptt.data.reading import read_users_text
 from tbptt.data.vocabulary import Vocabulary, load_vocabulary, read_vocabulary_file
 from tbptt.errors import UserError
 from tbptt.interop.pickles import Placeholder, load_pickle, load_torch
@@ -36,7 +36,7 @@ class ForeignModel:
 
 
 def read_json(path: Path, key: str) -> dict[str, Any]:
-    text = read_text(path, f"{key}={path}")
+    text = read_users_text(path, f"{key}={path}")
     try:
         values = json.loads(text)
     except ValueError as error:
