@@ -1,16 +1,24 @@
-"""Run directory names, derived from the configuration so that every rank and every later command agree on them."""
+"""Run directories: their names, the right to write to them, and the lock of the process that trains in one.
+
+The names are derived from the configuration, so that every rank and every later command agree on them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from tbptt.errors import UserError
 from tbptt.launch.rank_info import find_rank_info
 
 _CHECKPOINT = re.compile("best|last|checkpoints|step_.*")  # path components below the run directory
@@ -55,6 +63,34 @@ def by_rank(main: str, other: str | None) -> str | None:
     """`main` on rank 0; on other ranks `other`, with %d replaced by the rank."""
     rank = find_rank_info().rank
     return (other and other.replace("%d", str(rank))) if rank else main
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """UserError unless the folder can be created, or be written to with what a run has in it already."""
+    nearest = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+    for path in (nearest, folder / ".hydra", folder / "run.log"):
+        if os.path.lexists(path) and not os.access(path, os.W_OK, effective_ids=True):
+            raise UserError(f"{key}={folder}: {path} may not be written; choose another {key}")
+    if not nearest.is_dir():
+        raise UserError(f"{key}={folder}: {nearest} is not a folder; choose another {key}")
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """UserError if another process is training in this run directory. Who may write to it may take the lock."""
+    lock = FileLock(folder / "run.lock", timeout=0, mode=0o600 | folder.stat().st_mode & 0o066)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another process is training in {folder}: wait for it, or choose another hydra.run.dir"
+        ) from None
+    except PermissionError as error:
+        raise UserError(f"{folder} is another user's ({error}): choose another hydra.run.dir") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def launcher_mode(*, _root_: DictConfig) -> str | None:

@@ -21,7 +21,7 @@ from omegaconf.errors import (
 )
 from submitit.core.utils import UncompletedJobError
 
-from tbptt.cli.processes import reports_errors
+from tbptt.cli.processes import escape_what_the_screen_lacks, reports_errors
 from tbptt.errors import UserError
 from tbptt.launch.failure_monitor import RankFailure
 
@@ -29,6 +29,7 @@ from tbptt.launch.failure_monitor import RankFailure
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """Print errors in the command line as one sentence and exit with 1; other exceptions keep their traceback."""
+    escape_what_the_screen_lacks()
     full_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints exceptions itself and exits
     try:

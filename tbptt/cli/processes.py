@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any
@@ -44,7 +45,9 @@ def run_in_world(
     An error is written to error.txt in the run directory, from which the sweep table and the parent process read it.
     """
     run_dir, rank_info = Path(HydraConfig.get().runtime.output_dir), find_rank_info()
+    escape_what_the_screen_lacks()
     try:
+        return_to_start()
         config = typed(composed)
         check(config)
         count = process_count(config, rank_info)
@@ -67,6 +70,20 @@ def run_in_world(
             # with 0: SLURM would record a success.
             atexit.register(_exit_with_1)
         raise
+
+
+def return_to_start() -> None:
+    """Undo hydra.job.chdir=true: relative paths begin where the command was typed, as when they were checked."""
+    hydra = HydraConfig.get()
+    if hydra.job.chdir:
+        os.chdir(hydra.runtime.cwd)
+
+
+def escape_what_the_screen_lacks() -> None:
+    """Print characters that the encoding of the screen lacks as \\N escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def runs_in_parallel(config: Config) -> bool:
@@ -184,7 +201,7 @@ def reports_errors(error: Exception) -> bool:
 
 
 def write_error(run_dir: Path, cause: str) -> None:
-    (run_dir / "error.txt").write_text(cause + "\n")
+    (run_dir / "error.txt").write_text(cause + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _exit_with_1() -> None:

@@ -17,4 +17,4 @@ def save_losses(losses_N: np.ndarray, path: Path, metadata: dict[str, Any]) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     losses_N.astype("<f4").tofile(path)
     described = {"losses": path.name, "dtype": "<f4", "unit": "nats", "count": len(losses_N)} | metadata
-    path.with_name(f"{path.name}.json").write_text(json.dumps(described, indent=1) + "\n")
+    path.with_name(f"{path.name}.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")

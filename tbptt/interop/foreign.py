@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tbptt.data.config import Level
 from tbptt.data.fairseq import read_dictionary
+from tbptt.data.reading import read_users_text
 from tbptt.data.vocabulary import Vocabulary, load_vocabulary, read_vocabulary_file
 from tbptt.errors import UserError
 from tbptt.interop.pickled_modules import conversion
@@ -46,9 +47,10 @@ class ForeignModel:
 
 
 def read_json(path: Path, key: str) -> dict[str, Any]:
+    text = read_users_text(path, f"{key}={path}")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(text)
+    except ValueError as error:
         raise UserError(f"{key}={path} cannot be read as JSON ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{key}={path} must hold a JSON object")

@@ -125,7 +125,7 @@ def write(model: TransformerXL, config: TransformerXLConfig, vocabulary: Vocabul
     settings |= {"proj_share_all_but_first": any(tie_projs), "tie_word_embeddings": config.tie_weight}
     settings |= FIXED | {"adaptive": True, "sample_softmax": -1, "eos_token_id": 0}
     settings |= {"architectures": ["TransfoXLLMHeadModel"], "model_type": "transfo-xl", "dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors",
               {"format": "pt"})  # fmt: skip
     if vocabulary is not None:

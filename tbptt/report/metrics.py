@@ -19,7 +19,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl. An incomplete last line, left by a killed run, is skipped."""
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
@@ -38,9 +38,9 @@ class Metrics:
         self.path = run_dir / METRICS
         kept = [record for record in read_metrics(self.path) if record["step"] <= step]
         new = self.path.with_suffix(".new")
-        new.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        new.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(new, self.path)
-        self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 (open for the whole run)
+        self.file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         self.wandb = _wandb_run(logger, run_dir, config) if isinstance(logger, WandbConfig) else None
 
     def write(self, record: dict[str, Any]) -> None:
@@ -64,13 +64,13 @@ def _wandb_run(config: WandbConfig, run_dir: Path, run_config: dict[str, Any]):
 
     id_file = run_dir / "wandb_id"
     if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
+        id_file.write_text(secrets.token_hex(4), encoding="utf-8")
     if config.mode is WandbMode.online and wandb.api.api_key is None:
         raise UserError("logger=wandb found no API key: run `wandb login` once, or use logger.mode=offline")
     run = wandb.init(
         project=config.project,
         entity=config.entity,
-        id=id_file.read_text().strip(),
+        id=id_file.read_text(encoding="utf-8").strip(),
         name=run_dir.name,
         dir=str(run_dir),
         mode="offline" if config.mode is WandbMode.offline else "online",

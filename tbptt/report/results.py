@@ -24,14 +24,14 @@ def start_results(run_dir: Path) -> None:
 def read_results(run_dir: Path) -> dict[str, Any]:
     """The results in `run_dir`; empty if there are none."""
     try:
-        return json.loads((run_dir / RESULTS).read_text())
+        return json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
 def write_results(results: dict[str, Any], run_dir: Path) -> None:
     new = run_dir / "results.new"
-    new.write_text(json.dumps(results, indent=1) + "\n")
+    new.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     os.replace(new, run_dir / RESULTS)
     (run_dir / "error.txt").unlink(missing_ok=True)
     log.info("Results: %s", run_dir / RESULTS)

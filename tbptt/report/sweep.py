@@ -46,7 +46,7 @@ def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
     varied = _varied([overrides for overrides, _ in jobs])
     rows: list[dict[str, Any]] = [results | {key: overrides.get(key) for key in varied} for overrides, results in jobs]
     columns = [*varied, "status", *(key for key in RESULT_KEYS if any(key in row for row in rows))]
-    with open(target / "sweep.csv", "w", newline="") as file:
+    with open(target / "sweep.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -71,11 +71,11 @@ def _read_job(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     overrides = dict(_parse_override(str(each)) for each in OmegaConf.load(folder / ".hydra/overrides.yaml"))
     results, error = folder / "results.json", folder / "error.txt"
     if error.exists():
-        last_line = error.read_text().strip().splitlines()[-1:]  # lines before it are a traceback
+        last_line = error.read_text(encoding="utf-8").strip().splitlines()[-1:]  # lines before it are a traceback
         return overrides, {"status": f"failed: {''.join(last_line)}"}
     if not results.exists():
         return overrides, {"status": "unfinished"}
-    return overrides, {"status": "done"} | json.loads(results.read_text())
+    return overrides, {"status": "done"} | json.loads(results.read_text(encoding="utf-8"))
 
 
 def _parse_override(override: str) -> tuple[str, Any]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tbptt.cli.config import Config, Task, typed
+from tbptt.cli.directories import check_writable
 from tbptt.cli.errors import exit_with
 from tbptt.cli.processes import process_count, run_in_world
 from tbptt.device import pick_device
@@ -61,8 +62,15 @@ class CheckConfig(Callback):
             checked = typed(composed)
             check(checked)
             process_count(checked, find_rank_info())
+            check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
         except (UserError, OmegaConfBaseException) as error:
             exit_with(error)  # Hydra suppresses Exceptions of callbacks, but not SystemExit
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+        except (UserError, OmegaConfBaseException) as error:
+            exit_with(error)
 
 
 def run(composed: DictConfig) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from tbptt.cli.config import Config, from_dict
-from tbptt.data import language
-from tbptt.data.config import DataConfig
+from tbptt.cli.config import Config, as_dict, from_dict
+from tbptt.data import language, subwords
+from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import corpus_named
 from tbptt.data.language import Language, corpus_language, load_language
 from tbptt.data.own_text import open_own_text
-from tbptt.data.prepare import PreparedCorpus, open_corpus
+from tbptt.data.prepare import PreparedCorpus, is_prepared, open_corpus
 from tbptt.device import parameter_dtype
 from tbptt.errors import UserError
 from tbptt.models import CONFIGS as MODELS
@@ -85,7 +85,16 @@ def corpus_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[
         raise UserError(f"data=text {problem}: give a text to score, or a folder with train.txt, valid.txt, test.txt")
     corpus = open_corpus(_data(config, checkpoint, overrides))
     checkpoint.check_vocabulary(corpus.identity())
+    _warn_of_another_text(corpus, checkpoint, overrides)
     return corpus
+
+
+def _warn_of_another_text(corpus: PreparedCorpus, checkpoint: Checkpoint, overrides: Sequence[str]) -> None:
+    """Warn if the corpus of the training run, as it is found here, is not what the run was trained on."""
+    chosen = any(override.startswith(("data=", "data.path=")) for override in _data_overrides(overrides))
+    trained, found = (each["train_sha256"] for each in (checkpoint.info["identity"]["data"], corpus.identity()))
+    if not chosen and trained != found:
+        log.warning("The corpus here is not that of the training run: its training text differs (%s)", corpus.folder)
 
 
 def language_of(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> Language:
@@ -115,9 +124,29 @@ def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> D
             "data=fairseq data.path=DATA-BIN or data=text data.path=FILE"
         )
     changes = dict(OmegaConf.from_dotlist([override.removeprefix("data.") for override in given]))
-    data = from_dict(DataConfig, trained | changes)
+    here = {key: value for key, value in as_dict(config.data).items() if key in DataConfig.RESULT_NEUTRAL}
+    data = from_dict(DataConfig, trained | _recorded_places(checkpoint) | here | changes)
+    if "url" not in changes and not is_prepared(data):
+        data.url = None  # of a mirror near the machine that trained; where the corpus is prepared, it names its files
     corpus_named(data.name).check(data)
     return data
+
+
+def _recorded_places(checkpoint: Checkpoint) -> dict[str, str]:
+    """data.path and data.vocabulary of the training run: where they were, or where the typed paths lead from here.
+
+    A vocabulary that is at neither place is read from the run directory.
+    """
+    trained, typed = checkpoint.info["config"]["data"], checkpoint.info.get("typed", {})
+    found = {}
+    for key in ("path", "vocabulary"):
+        candidates = [path for path in (trained[key], typed.get(key)) if path is not None]
+        if key == "vocabulary" and candidates:
+            kept = subwords.FILE if trained["level"] == Level.bpe.name else language.FILE
+            candidates.append(str(checkpoint.run_dir / kept))
+        if candidates:
+            found[key] = next((path for path in candidates if Path(path).expanduser().exists()), candidates[0])
+    return found
 
 
 def _data_overrides(overrides: Sequence[str]) -> list[str]:

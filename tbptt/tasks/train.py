@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from tbptt.cli.config import Config, as_dict
+from tbptt.cli.directories import only_process
 from tbptt.data.acquire import check_corpus
 from tbptt.data.config import Level
 from tbptt.data.lanes import Lanes
@@ -68,13 +68,8 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     """Train, or continue from the newest checkpoint in the run directory; then score the best weights."""
     for sentence in questionable_settings(config):
         log.warning("%s", sentence)
-    try:
-        with FileLock(run_dir / "run.lock", timeout=0) if world.is_main else nullcontext():
-            _train(config, run_dir, world)
-    except Timeout:
-        raise UserError(
-            f"another process is training in {run_dir}: wait for it, or choose another hydra.run.dir"
-        ) from None
+    with only_process(run_dir) if world.is_main else nullcontext():
+        _train(config, run_dir, world)
 
 
 @dataclass
@@ -95,9 +90,10 @@ class Run:
     def checkpoint_info(self) -> dict[str, Any]:
         """The content of checkpoint.json, except the step."""
         config = as_dict(self.config)
-        if self.config.data.path is not None:  # an absolute path is valid from any directory
-            config["data"]["path"] = str(Path(self.config.data.path).expanduser().resolve())
-        return {"identity": self.identity, "config": config}
+        typed = {key: config["data"][key] for key in ("path", "vocabulary") if config["data"][key] is not None}
+        # An absolute path is valid from any directory; on another machine, the path that was typed may be.
+        config["data"] |= {key: str(Path(path).expanduser().resolve()) for key, path in typed.items()}
+        return {"identity": self.identity, "config": config, "typed": typed}
 
 
 def _train(config: Config, run_dir: Path, world: World) -> None:

@@ -40,7 +40,7 @@ class Checkpoint:
     def open(cls, folder: Path) -> Checkpoint:
         """Verify and open a checkpoint. UserError if a file is missing or does not match its digest."""
         try:
-            listed = (line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines())
+            listed = (line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
             sums = {name: digest for digest, name in listed}
             damaged = [name for name in FILES if _sha256(folder / name) != sums.get(name)]
         except (OSError, ValueError) as error:
@@ -49,7 +49,7 @@ class Checkpoint:
             raise UserError(
                 f"checkpoint {folder} is damaged: the SHA-256 of {', '.join(damaged)} does not match {SUMS}"
             )
-        return cls(folder, json.loads((folder / INFO).read_text()))
+        return cls(folder, json.loads((folder / INFO).read_text(encoding="utf-8")))
 
     @property
     def run_dir(self) -> Path:
@@ -133,8 +133,9 @@ class Checkpoints:
         weights = {key: value.detach().cpu().contiguous() for key, value in model.named_parameters()}
         save_file(weights, writing / WEIGHTS)
         torch.save(training, writing / TRAINING)
-        (writing / INFO).write_text(json.dumps(info | {"step": step}, indent=1))
-        (writing / SUMS).write_text("".join(f"{_sha256(writing / name)}  {name}\n" for name in FILES))
+        (writing / INFO).write_text(json.dumps(info | {"step": step}, indent=1), encoding="utf-8")
+        sums = "".join(f"{_sha256(writing / name)}  {name}\n" for name in FILES)
+        (writing / SUMS).write_text(sums, encoding="utf-8")
         for path in [*writing.iterdir(), writing]:
             _fsync(path)
         # A folder for this step exists if the run was resumed from an older checkpoint: replace it.
