@@ -61,7 +61,7 @@ def measure(setting: dict[str, str], neighbours: int, updates: int) -> float:
     command = [sys.executable, "-m", "experiments.neighbours", "--updates", str(updates), "--measure"]
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(neighbours)]
     try:
-        return float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+        return float(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
     finally:
         for process in busy:
             process.kill()
