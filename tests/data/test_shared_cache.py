@@ -3,8 +3,6 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,18 +12,9 @@ from tbptt.data.prepare import open_corpus
 from tbptt.errors import UserError
 from tests.data.archives import archive_of, check, config_of
 from tests.data.small_corpora import corpus_config, decoded, words_of, write_corpus
+from tests.helpers import user
 
 OTHERS = "a c\n"
-
-
-@contextmanager
-def user(uid: int) -> Iterator[None]:
-    """Act as another user, as only root can."""
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture
@@ -33,13 +22,6 @@ def place() -> Iterator[Path]:
     """A folder that every user may enter, with a cache that every user may write to, as /tmp is."""
     if os.geteuid() != 0:
         pytest.skip("only root can act as several users")
-    for late in (
-        "encodings.ascii",
-        "encodings.cp437",
-        "encodings.idna",
-        "tokenizers",
-    ):  # other users may not read root's libraries
-        import_module(late)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "cache").mkdir()
