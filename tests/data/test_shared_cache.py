@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tbptt.data.config import DataConfig, Level
+from tbptt.data.config import DataConfig
 from tbptt.data.prepare import open_corpus
 from tbptt.errors import UserError
 from tests.data.archives import archive_of, check, config_of
@@ -131,11 +131,3 @@ def test_a_source_that_may_not_be_read_is_told_of_in_one_sentence(place, corpus,
     corpus.vocabulary = str(place / "list") if name == "list" else None
     with user(5001), pytest.raises(UserError, match=rf"{name} cannot be read: Permission denied"):
         open_corpus(corpus)
-
-
-def test_levels_share_a_read_only_text(place):
-    folder = write_corpus(place / "text")
-    folder.chmod(0o555)
-    with user(5001):
-        for level in Level:
-            open_corpus(corpus_config(folder, level, cache=str(place / "cache")))
