@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -22,6 +24,7 @@ from omegaconf.errors import (
 from submitit.core.utils import UncompletedJobError
 
 from tbptt.cli.processes import escape_what_the_screen_lacks, reports_errors
+from tbptt.data.reading import decode
 from tbptt.errors import UserError
 from tbptt.launch.failure_monitor import RankFailure
 
@@ -36,6 +39,14 @@ def one_sentence_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except UnicodeDecodeError as error:
+        if full_traceback or (file := _configuration_file(error)) is None:
+            raise
+        try:
+            decode(file.read_bytes(), file)
+        except UserError as refused:
+            exit_with(refused)
+        raise
     except ValueError as error:
         if full_traceback or not str(error).startswith("Config group override"):
             raise
@@ -56,6 +67,13 @@ def one_sentence_errors() -> Iterator[None]:
         if not reports_errors(error):
             sys.exit(1)
         raise
+
+
+def _configuration_file(error: Exception) -> Path | None:
+    """The file of the configuration that Hydra was reading."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    read = [frame.f_locals["full_path"] for frame in frames if "full_path" in frame.f_locals]
+    return Path(read[-1]) if read else None
 
 
 def exit_with(error: Exception) -> NoReturn:

@@ -71,15 +71,16 @@ class DataConfig:
         if self.vocabulary is None:
             return None
         path = Path(self.vocabulary).expanduser()
-        if not path.is_file():
-            raise UserError(f"data.vocabulary={self.vocabulary}: there is no file of this name")
         with readable(f"data.vocabulary={self.vocabulary}"):
+            if not path.is_file():
+                raise UserError(f"data.vocabulary={self.vocabulary}: there is no file of this name")
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
     @property
     def is_one_text(self) -> bool:
         """Whether data.path is a single text file to be scored, rather than a corpus of three splits."""
-        return self.name == "text" and Path(self.path or "").expanduser().is_file()
+        with readable(f"data.path={self.path}"):
+            return self.name == "text" and Path(self.path or "").expanduser().is_file()
 
     def processes(self) -> int:
         """The number of worker processes."""

@@ -79,8 +79,19 @@ def run(composed: DictConfig) -> None:
 
 
 def check(config: Config) -> None:
-    """Raise UserError for invalid settings: those common to all tasks and those of the chosen task."""
+    """Raise UserError for invalid settings, or for files that may not be read."""
+    try:
+        _check(config)
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _check(config: Config) -> None:
+    """Check the settings common to all tasks, then those of the chosen task."""
     config.eval.check()
+    losses = Path(config.eval.save_losses or "").expanduser()
+    if losses.is_absolute():  # a relative one is in the run directory
+        check_writable(losses.parent, "eval.save_losses")
     for group in NAMED_CHOICES:
         key = group.replace("/", ".")
         chosen = attrgetter(key)(config)

@@ -34,7 +34,7 @@ def check(config: Config) -> None:
         raise UserError(
             "eval/dynamic does not support trainer.precision=fp16, which needs loss scaling: use bf16 or fp32"
         )
-    if isinstance(dynamic, RMSDynamicConfig) and config.data.is_one_text:
+    if config.data.is_one_text and isinstance(dynamic, RMSDynamicConfig):
         raise UserError(
             f"eval/dynamic=rms needs gradients of training text, but data.path={config.data.path} is one text: use "
             "eval/dynamic=sgd"

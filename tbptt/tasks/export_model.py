@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tbptt.cli.config import Config, from_dict
+from tbptt.cli.directories import check_writable
 from tbptt.data import language, subwords
 from tbptt.data.config import Level
 from tbptt.data.vocabulary import Vocabulary, load_vocabulary
@@ -31,6 +32,7 @@ def check(config: Config) -> None:
     """Also opens the checkpoint, so that no run directory is created for a damaged one."""
     folder = require_checkpoint(config)
     config.export.check()
+    check_writable(Path(str(config.export.path)).expanduser(), "export.path")
     check_format(_open_once(folder), config.export)
 
 

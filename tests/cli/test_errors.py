@@ -1,15 +1,17 @@
 """A wrong command is answered with one sentence that names the key and what it may be."""
 
+import re
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from tbptt.cli.config import Task
-from tbptt.cli.errors import sentence
+from tbptt.cli.errors import one_sentence_errors, sentence
 from tbptt.cli.prompt import quote_prompt
 from tbptt.errors import UserError
 from tbptt.tasks import check, settings_without_effect
@@ -180,6 +182,14 @@ def test_a_setting_without_effect_is_named(command, words):
         *(questionable_settings(config) if config.task is Task.train else []),
     ]
     assert all(word in said for word in words)
+
+
+def test_a_configuration_that_is_not_utf8_is_answered_with_its_file_and_byte(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"# caf\xe9\n")
+    with initialize_config_dir(str(tmp_path), version_base=None), pytest.raises(SystemExit) as refused:
+        with one_sentence_errors():
+            compose("mine")
+    assert re.fullmatch(rf"Error: {tmp_path}/mine\.yaml is not UTF-8 text \(.* at byte 5\): .*", refused.value.code)
 
 
 def test_a_corpus_that_can_be_downloaded_needs_no_path():

@@ -3,29 +3,18 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from tbptt.data.config import DataConfig, Level
+from tbptt.data.config import DataConfig
 from tbptt.data.prepare import open_corpus
 from tbptt.errors import UserError
 from tests.data.archives import archive_of, check, config_of
 from tests.data.small_corpora import corpus_config, decoded, words_of, write_corpus
+from tests.helpers import user
 
 OTHERS = "a c\n"
-
-
-@contextmanager
-def user(uid: int) -> Iterator[None]:
-    """Act as another user, as only root can."""
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture
@@ -33,13 +22,6 @@ def place() -> Iterator[Path]:
     """A folder that every user may enter, with a cache that every user may write to, as /tmp is."""
     if os.geteuid() != 0:
         pytest.skip("only root can act as several users")
-    for late in (
-        "encodings.ascii",
-        "encodings.cp437",
-        "encodings.idna",
-        "tokenizers",
-    ):  # other users may not read root's libraries
-        import_module(late)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "cache").mkdir()
@@ -149,11 +131,3 @@ def test_a_source_that_may_not_be_read_is_told_of_in_one_sentence(place, corpus,
     corpus.vocabulary = str(place / "list") if name == "list" else None
     with user(5001), pytest.raises(UserError, match=rf"{name} cannot be read: Permission denied"):
         open_corpus(corpus)
-
-
-def test_levels_share_a_read_only_text(place):
-    folder = write_corpus(place / "text")
-    folder.chmod(0o555)
-    with user(5001):
-        for level in Level:
-            open_corpus(corpus_config(folder, level, cache=str(place / "cache")))

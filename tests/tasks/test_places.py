@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tbptt.cli.directories import check_writable, only_process
 from tbptt.errors import UserError
+from tbptt.tasks import check
 from tests.commands import ROOT, SMALL, environment, make_home, numbers_of, run, train
 from tests.forked_commands import run_forked
+from tests.helpers import composed, user
 
 pytestmark = pytest.mark.slow
+ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 WORDS = [word for word in SMALL if not word.startswith("data.level")] + ["data.level=word", "trainer.max_steps=6"]
 VOCABULARY = ["data.vocabulary=words.txt", "scheduler.warmup_steps=1"]
 
@@ -115,7 +119,30 @@ def test_a_run_directory_that_cannot_be_written_is_refused_before_anything_is(ho
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+@ONLY_ROOT
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("task=eval checkpoint=PLACE/secret/r", "secret/r/.* cannot be read"),
+        ("task=eval checkpoint=PLACE data=text data.path=PLACE/secret/t", "data.path=.*secret/t cannot be read"),
+        ("task=import import.format=hf import.path=PLACE/secret/r", "secret/r cannot be read"),
+        ("data=text data.path=PLACE/secret/t", "secret/t cannot be read"),
+        ("data=text data.path=PLACE/secret", "data.path=.*secret cannot be read"),
+        ("eval.save_losses=PLACE/secret/losses", "eval.save_losses=.*secret may not be written"),
+        ("task=export checkpoint=PLACE export.format=hf export.path=PLACE/new", "export.path=.*new: .* not be written"),
+    ],
+)
+def test_what_may_not_be_read_or_written_is_refused_before_anything_is(words, said):
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        Path(place, "secret").mkdir(mode=0o700)
+        Path(place, "checkpoint.json").touch()
+        config = composed(*words.replace("PLACE", place).split())
+        with user(5001), pytest.raises(UserError, match=f"{said}.*"):
+            check(config)
+
+
+@ONLY_ROOT
 def test_a_run_directory_of_another_user_is_refused_or_shared(tmp_path, monkeypatch):
     monkeypatch.chdir("/")  # the folders above are root's alone
     folder = tmp_path / "run"
@@ -126,9 +153,5 @@ def test_a_run_directory_of_another_user_is_refused_or_shared(tmp_path, monkeypa
         with pytest.raises(UserError, match="another process is training"), only_process(folder):
             pass
     check_writable(folder / "new/run", "hydra.run.dir")
-    os.seteuid(5001)
-    try:
-        with pytest.raises(UserError, match=r"hydra\.run\.dir=/etc/run: /etc may not be written; choose another"):
-            check_writable(Path("/etc/run"), "hydra.run.dir")
-    finally:
-        os.seteuid(0)
+    with user(5001), pytest.raises(UserError, match=r"run\.dir=/etc/run: /etc may not be written; choose another"):
+        check_writable(Path("/etc/run"), "hydra.run.dir")
