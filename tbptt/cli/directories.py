@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tbptt.launch.rank_info import find_rank_info
 
@@ -46,9 +47,15 @@ def run_dir(*, _root_: DictConfig) -> str:
     return f"runs/{root.data.name}-{root.hydra.runtime.choices.model}-{_short_hash(trained)}"
 
 
-def sweep_dir(overrides: list[str]) -> str:
+def sweep_dir(overrides: Sequence[str]) -> str:
     """runs/sweep-HASH, with a hash of the command line: the same sweep gives the same directory."""
-    return f"runs/sweep-{_short_hash(list(overrides))}"
+    return f"runs/sweep-{_short_hash(words_of(overrides))}"
+
+
+def words_of(overrides: Sequence[str]) -> list[str]:
+    """The words of a command line as they were typed: an interpolation in them stays one."""
+    typed: Any = OmegaConf.to_container(overrides, resolve=False) if isinstance(overrides, ListConfig) else overrides
+    return [str(word) for word in typed]
 
 
 def by_rank(main: str, other: str | None) -> str | None:

@@ -6,12 +6,14 @@ import atexit
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from traceback import clear_frames
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,19 +28,22 @@ from tbptt.launch.local import run_local_ranks
 from tbptt.launch.rank_info import RankInfo, find_rank_info
 from tbptt.launch.stopping import Stopped, requeue
 from tbptt.launch.world import World
+from tbptt.report.results import ERROR, write_error
 
+log = logging.getLogger(__name__)
+ERROR_FILE = "TBPTT_ERROR_FILE"  # the variable that names the file in which the ranks of this machine give their error
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # longer than any work that one rank does alone
 
 
 def run_in_world(
     composed: DictConfig,
-    entry: Callable[[DictConfig], None],
+    entry: Callable[[DictConfig], Any],
     check: Callable[[Config], None],
     work: Callable[[Config, Path, World], None],
 ) -> None:
     """Call `check(config)`, then `work(config, run_dir, world)` on every rank; new processes call `entry(composed)`.
 
-    An error is written to error.txt in the run directory, from which the sweep table and the parent process read it.
+    An error is written to error.txt in the run directory, unless this belongs to another run or is finished.
     """
     run_dir, rank_info = Path(HydraConfig.get().runtime.output_dir), find_rank_info()
     try:
@@ -46,7 +51,7 @@ def run_in_world(
         check(config)
         count = process_count(config, rank_info)
         if count > 1:
-            run_local_ranks(count, entry, composed, run_dir / "error.txt")
+            _start_ranks(count, entry, composed)
         elif runs_in_parallel(config):
             with join_world(rank_info, rank_device(config, rank_info), run_dir) as world:
                 work(config, _shared_run_dir(run_dir, world), world)
@@ -57,7 +62,7 @@ def run_in_world(
         raise
     except Exception as error:
         if reports_errors(error):
-            write_error(run_dir, describe(error))
+            _record_error(run_dir, describe(error))
         if rank_info.launcher == "submitit":
             # Hydra stores the exception in the job's result, of which only rank 0's is read, and the process would exit
             # with 0: SLURM would record a success.
@@ -125,13 +130,14 @@ def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path) -> Iter
     # DDP imports this module. If that happened after init_process_group, the module would keep the group and gloo's
     # threads alive, and these abort the process if it exits while they release their last tensor.
     import_module("torch._dynamo")
+    log.info("Waiting for all %s processes of this run", rank_info.size)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     method = "env://" if rank_info.launcher == "torchrun" else f"tcp://{rank_info.address}:{rank_info.port}"
     dist.init_process_group(backend, method, COLLECTIVE_TIMEOUT, rank_info.size, rank_info.rank)
     world = World(rank_info.rank, rank_info.size, device)
 
     def report(cause: str) -> None:
-        write_error(run_dir, cause)
+        _record_error(run_dir, cause)
         print(f"Error: {cause}", file=sys.stderr, flush=True)
 
     monitor, stopped = FailureMonitor(world, rank_info.address, report), None
@@ -169,11 +175,29 @@ def _shared_run_dir(run_dir: Path, world: World) -> Path:
 
 def reports_errors(error: Exception) -> bool:
     """Whether this rank shows the error."""
-    return find_rank_info().rank == 0 or (isinstance(error, RankFailure) and error.reports)
+    try:
+        rank = find_rank_info().rank
+    except UserError:  # the environment is contradictory, and this probably the error to show
+        return True
+    return rank == 0 or (isinstance(error, RankFailure) and error.reports)
 
 
-def write_error(run_dir: Path, cause: str) -> None:
-    (run_dir / "error.txt").write_text(cause + "\n")
+def _start_ranks(count: int, entry: Callable[[DictConfig], Any], composed: DictConfig) -> None:
+    """Run `entry` in `count` processes. They give their error in a file, whose name they inherit."""
+    log.info("Starting %s processes", count)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[ERROR_FILE] = f"{folder}/{ERROR}"
+        try:
+            run_local_ranks(count, entry, composed, Path(os.environ[ERROR_FILE]))
+        finally:
+            del os.environ[ERROR_FILE]
+
+
+def _record_error(run_dir: Path, cause: str) -> None:
+    """For the table of the sweep, and for the process that started this rank."""
+    write_error(run_dir, cause)
+    if ERROR_FILE in os.environ:
+        Path(os.environ[ERROR_FILE]).write_text(cause + "\n", encoding="utf-8")
 
 
 def _exit_with_1() -> None:
