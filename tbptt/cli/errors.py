@@ -22,7 +22,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
-from submitit.core.utils import UncompletedJobError
+from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from tbptt.cli.config import text_keys
 from tbptt.cli.processes import reports_errors
@@ -51,15 +51,20 @@ def one_sentence_errors() -> Iterator[None]:
             UserError("the value of a group must be the name of a choice, as in model=lstm, not null or a number")
         )
     except UncompletedJobError as error:  # from submitit: a cluster job
-        exit_with(
-            UserError(
-                f"{error.args[0].splitlines()[0]} ended without a result: see the table of the sweep for the cause"
-            )
-        )
+        exit_with(UserError(_lost_job(error)))
     except Exception as error:
         if not reports_errors(error):
             sys.exit(1)
         raise
+
+
+def _lost_job(error: UncompletedJobError) -> str:
+    """Why a job has no result: the last line of its traceback, if it has left one."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if not isinstance(error, FailedJobError):
+        return f"{lines[0]} ended without a result: see the table of the sweep for the cause"
+    end = next((i for i, line in enumerate(lines) if i > 1 and line.startswith("-----")), len(lines))
+    return f"a job of the sweep could not start: {lines[end - 1]}"
 
 
 @contextmanager

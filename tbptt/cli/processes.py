@@ -54,7 +54,8 @@ def run_in_world(
             _start_ranks(count, entry, composed)
         elif runs_in_parallel(config):
             with join_world(rank_info, rank_device(config, rank_info), run_dir) as world:
-                work(config, _shared_run_dir(run_dir, world), world)
+                run_dir = _shared_run_dir(run_dir, world)
+                work(config, run_dir, world)
         elif rank_info.rank == 0:
             work(config, run_dir, World(device=rank_device(config, rank_info)))
     except Stopped as stopped:

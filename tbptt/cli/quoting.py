@@ -47,6 +47,13 @@ def _quote(argument: str, keys: Collection[str], sweep: bool) -> str:
     value = override._value  # with its quotes
     if isinstance(value, list | dict):
         return f"{prefix}{key}={_quotes(text)}"
+    if isinstance(value, ChoiceSweep) and not value.simple_form:  # choice(...), which drops quotes
+        read_again = [_parsed(f"{key}={each}") for each in override.sweep_string_iterator()]
+        if any(each and isinstance(each._value, int | float) for each in read_again):
+            raise UserError(
+                f"{key}={text} has a text that reads as a number: list the texts, each in quotes, without choice(...)"
+            )
+        return argument
     if isinstance(value, ChoiceSweep | int | float) or (key == "prompt" and value is None):
         kinds = (*NUMBERS, Token.NULL) if key == "prompt" else NUMBERS
         return f"{prefix}{key}={_quote_numbers(text, kinds)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import shutil
 import tarfile
@@ -17,6 +18,7 @@ from tbptt.data.download import download
 from tbptt.data.sources import Sources
 from tbptt.errors import UserError
 
+log = logging.getLogger(__name__)
 HUB_REPOSITORY = "Salesforce/wikitext"
 
 
@@ -85,6 +87,7 @@ def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
     stamp = f"{archive} {archive.stat().st_size} {archive.stat().st_mtime_ns}"
     if marker.is_file() and marker.read_text() == stamp:
         return folder
+    log.info("Unpacking %s", archive)
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -135,6 +138,7 @@ def _download_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> No
             f"{corpus.title} is downloaded from the Hugging Face hub: pip install 'tbptt[download]' first, "
             f"or give data.path=FOLDER with {corpus.expected()}"
         ) from None
+    log.info("Downloading %s from the Hugging Face hub", corpus.title)
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)

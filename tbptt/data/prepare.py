@@ -11,12 +11,14 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tbptt.data import sources
 from tbptt.data.acquire import acquire
@@ -102,7 +104,7 @@ def _open_cached(config: DataConfig) -> PreparedCorpus:
         raise UserError(
             f"data.cache={config.cache} cannot be created ({error.strerror}): use a folder you can write to"
         ) from error
-    with FileLock(folder.parent / f"{config.name}.lock"):  # one process prepares, the others wait
+    with _one_process_at_a_time(folder.parent / f"{config.name}.lock"):
         with full_disk_reported(folder.parent, "data.cache"):
             found = acquire(corpus, config)
         if folder.exists():
@@ -115,6 +117,21 @@ def _open_cached(config: DataConfig) -> PreparedCorpus:
         with full_disk_reported(folder.parent, "data.cache"):
             _prepare(corpus, config, found, folder)
         return _open(folder)
+
+
+@contextmanager
+def _one_process_at_a_time(path: Path) -> Iterator[None]:
+    """One process prepares a corpus, the others wait, and say so."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        log.info("Waiting for another process, which is preparing this corpus (%s)", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _open(folder: Path) -> PreparedCorpus:
@@ -146,11 +163,10 @@ def _folder(config: DataConfig) -> Path:
 
 def _is_current(recorded: dict[str, Any], found: Sources) -> bool:
     """Whether the sources are unchanged: same paths, sizes and times, or else the same content."""
-    return all(
-        recorded[split]["files"] == [part.stat() for part in parts]
-        or recorded[split]["sha256"] == sources.sha256(parts)
-        for split, parts in found.items()
-    )
+    touched = {s: parts for s, parts in found.items() if recorded[s]["files"] != [part.stat() for part in parts]}
+    if touched:
+        log.info("Comparing the content of files that have another name, size or time than when they were prepared")
+    return all(recorded[split]["sha256"] == sources.sha256(parts) for split, parts in touched.items())
 
 
 def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -> None:

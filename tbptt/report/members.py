@@ -17,7 +17,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from tbptt.report.results import read_error, read_results
+from tbptt.report.results import RESULTS, read_error, read_results
 
 RECORDS = ".members"
 
@@ -44,7 +44,9 @@ class Member:
 
 def forget_members(sweep_dir: Path) -> None:
     """Delete the records of an earlier sweep in this directory."""
-    shutil.rmtree(sweep_dir / RECORDS, ignore_errors=True)
+    if sweep_dir.is_dir():
+        shutil.rmtree(sweep_dir / RECORDS, ignore_errors=True)
+        (sweep_dir / RECORDS).mkdir()
 
 
 def record_member(sweep_dir: Path, number: int, member: Member) -> None:
@@ -63,32 +65,34 @@ def recorded_members(sweep_dir: Path) -> dict[int, Member]:
 
 def members_in(folder: Path) -> list[Member]:
     """The members of a sweep, or a single run itself. Without records, of an older version, all folders in it."""
-    if recorded := list(recorded_members(folder).values()):
-        return recorded
-    hydra_dirs = sorted(folder.glob("*/.hydra"), key=_number) + [path for path in [folder / ".hydra"] if path.is_dir()]
-    return [
-        Member(os.path.relpath(path.parent, folder), settings_of(_words(path / "overrides.yaml")))
-        for path in hydra_dirs
-    ]
+    if (folder / RECORDS).is_dir():
+        return list(recorded_members(folder).values())
+    runs = sorted((path.parent for path in folder.glob("*/.hydra")), key=_number)
+    if (folder / ".hydra").is_dir() or (folder / RESULTS).is_file():
+        runs.append(folder)
+    return [Member(os.path.relpath(run, folder), settings_of(_words(run / ".hydra/overrides.yaml"))) for run in runs]
 
 
 def settings_of(words: Sequence[str]) -> dict[str, Any]:
     """The keys (or groups) of a command line, as Hydra reads them; a list or a group of settings as it was typed."""
-    overrides = OverridesParser.create().parse_overrides(list(words))
-    values = [(override, override.value()) for override in overrides]
-    return {
-        override.key_or_group: override.get_value_string() if isinstance(value, list | dict) else value
-        for override, value in values
-        if not override.is_delete()
-    } | {f"~{override.key_or_group}": "" for override in overrides if override.is_delete()}
+    settings: dict[str, Any] = {}
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        value = override.value()
+        if override.is_delete():
+            settings[f"~{override.key_or_group}"] = ""
+        else:
+            settings[override.key_or_group] = override.get_value_string() if isinstance(value, list | dict) else value
+    return settings
 
 
 def _words(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
     words = OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # an interpolation is shown as it was typed
     assert isinstance(words, list)
     return [str(word) for word in words]
 
 
 def _number(path: Path) -> tuple[int, str]:
-    name = path.parent.name
+    name = path.name
     return (int(name) if name.isdigit() else -1, name)

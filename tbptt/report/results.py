@@ -59,6 +59,8 @@ def read_error(run_dir: Path) -> str:
 
 def write_error(run_dir: Path, cause: str) -> None:
     """Write error.txt, unless `run_dir` holds a run that this start has not taken over, or that is finished."""
+    if not run_dir.is_dir():
+        return
     holds_a_run = any((run_dir / name).exists() for name in ("checkpoints", "run.lock"))
     if not (run_dir / RESULTS).exists() and (run_dir.resolve() in _begun or not holds_a_run):
         (run_dir / ERROR).write_text(cause + "\n", encoding="utf-8", errors="backslashreplace")

@@ -92,6 +92,8 @@ def _score_dynamically(config: Config, trained: TrainedModel, corpus: PreparedCo
     """Score the split by dynamic evaluation. The keys of the results start with dynamic_."""
     split, level, precision = config.eval.split.name, corpus.vocabulary.level, config.trainer.precision
     log.info("Dynamic evaluation, in one lane")
+    if isinstance(config.eval.dynamic, RMSDynamicConfig):
+        log.info("First, gradient statistics of %s training tokens", f"{config.eval.dynamic.statistics_tokens:,}")
     streams, tgt_len = (corpus.splits[split], corpus.splits.get("train")), trained.config.tgt_len
     with progress(1, 0, "dynamic", level) as bar:
         scored = score_dynamically(trained.model, *streams, config.eval, tgt_len, precision, bar.update_to)

@@ -48,6 +48,7 @@ def run(config: Config, run_dir: Path, world: World) -> None:
 
 @lru_cache(maxsize=1)
 def _open_once(folder: Path) -> Checkpoint:
+    print(f"Reading {folder}", flush=True)  # not logged: logging is not configured yet
     return Checkpoint.open(folder)
 
 

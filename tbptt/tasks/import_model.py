@@ -48,6 +48,7 @@ def _source(config: ImportConfig) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=1)
 def _read_once(*source: Any) -> Imported:
+    print(f"Reading {source[1]}", flush=True)  # not logged: logging is not configured yet
     return read(ImportConfig(*source))
 
 

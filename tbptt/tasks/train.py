@@ -208,6 +208,7 @@ def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | N
         return score(trainer.model, run.corpus.splits["valid"], valid_config, tgt_len, precision, world=world)
 
     info, level = run.checkpoint_info(), run.level
+    log.info("Training; the losses of every %s steps follow", f"{config.trainer.log_every:,}")
     with stop_on_signal(world) as stop, progress(config.trainer.max_steps, trainer.step, "train", level) as bar:
         return fit(trainer, loop_state, validate, run.checkpoints, info, metrics, bar, level, stop)
 

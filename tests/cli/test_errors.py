@@ -139,6 +139,11 @@ def answer(*overrides: str) -> str:
         ("task=generate checkpoint=RUN generate=beam generate.beams=0", ["generate.beams=0", "1 or more"]),
         ("task=generate checkpoint=RUN generate=beam generate.length=null", ["generate.length=null", "generate=beam"]),
         ("task=generate checkpoint=RUN generate=beam generate.top_k=3", ["generate.top_k", "beams"]),
+        ("experiment=debug model=lstm", ["experiment=debug", "model.n_head", "another model"]),
+        ("data.path=a,b", ["data.path=a,b", "-m", "'data.path=\"a,b\"'"]),
+        ("seed=1,2", ["seed=1,2", "-m", "seed=[1,2]"]),
+        ("data.cache=${oc.env:NOPE}", ["NOPE", "data.cache"]),
+        ("data.cache=${nope:}", ["nope", "data.cache"]),
         ("generate.name=beam", ["generate.name=beam", "generate=beam"]),
     ],
 )
