@@ -23,7 +23,7 @@ LARGE = 1 << 28  # bytes that take seconds to read
 def announce_reading(path: Path) -> None:
     """Print that a large file, or a folder of such, is read: before logging is configured."""
     files = path.glob("*") if path.is_dir() else [path]
-    if sum(file.stat().st_size for file in files) >= LARGE:
+    if sum(file.stat().st_size for file in files if file.is_file()) >= LARGE:
         print(f"Reading {path}", flush=True)
 
 
