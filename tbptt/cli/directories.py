@@ -9,14 +9,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tbptt.errors import UserError
 from tbptt.launch.rank_info import find_rank_info
@@ -54,9 +54,15 @@ def run_dir(*, _root_: DictConfig) -> str:
     return f"runs/{root.data.name}-{root.hydra.runtime.choices.model}-{_short_hash(trained)}"
 
 
-def sweep_dir(overrides: list[str]) -> str:
+def sweep_dir(overrides: Sequence[str]) -> str:
     """runs/sweep-HASH, with a hash of the command line: the same sweep gives the same directory."""
-    return f"runs/sweep-{_short_hash(list(overrides))}"
+    return f"runs/sweep-{_short_hash(words_of(overrides))}"
+
+
+def words_of(overrides: Sequence[str]) -> list[str]:
+    """The words of a command line as they were typed: an interpolation in them stays one."""
+    typed: Any = OmegaConf.to_container(overrides, resolve=False) if isinstance(overrides, ListConfig) else overrides
+    return [str(word) for word in typed]
 
 
 def by_rank(main: str, other: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import shutil
 import tarfile
@@ -20,6 +21,7 @@ from tbptt.data.shared import make_folder, own_place, places
 from tbptt.data.sources import Sources
 from tbptt.errors import UserError
 
+log = logging.getLogger(__name__)
 HUB_REPOSITORY = "Salesforce/wikitext"
 UNPACKED = ".unpacked"  # in a folder that was unpacked: the stamp of its archive
 
@@ -108,6 +110,7 @@ def _download(corpus: Corpus, archive: Archive, url: str | None, folder: Path) -
 
 def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
     """Unpack the corpus's files from a zip or tar archive into `folder`, which is created atomically."""
+    log.info("Unpacking %s", archive)
     building = own_place(folder.with_name(f"{folder.name}.building"))
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -169,6 +172,7 @@ def _download_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> No
             f"{corpus.title} is downloaded from the Hugging Face hub: pip install 'tbptt[download]' first, "
             f"or give data.path=FOLDER with {corpus.expected()}"
         ) from None
+    log.info("Downloading %s from the Hugging Face hub", corpus.title)
     building = own_place(folder.with_name(f"{folder.name}.building"))
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)

@@ -28,6 +28,7 @@ def download(
     UserError if the server cannot be reached or has no such file, the connection fails `tries` times, the disk is full,
     or size or SHA-256 differ; `target` does not exist then.
     """
+    log.info("Downloading %s", url)
     part = own_place(target.with_name(f"{target.name}.part"))
     target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, tries + 1):

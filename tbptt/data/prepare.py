@@ -11,13 +11,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tbptt.data import sources
 from tbptt.data.acquire import acquire, find_sources
@@ -109,7 +110,7 @@ def _open_cached(config: DataConfig) -> PreparedCorpus:
         if prepared := _find_current(config, folder, find_sources(corpus, config), log.debug):
             return prepared
         make_folder(folder.parent)
-        with FileLock(own_place(folder.parent / f"{config.name}.lock")):  # one process prepares, the others wait
+        with _one_process_at_a_time(own_place(folder.parent / f"{config.name}.lock")):
             found = acquire(corpus, config)
             prepared = _find_current(config, folder, found, log.warning)
             return prepared or _open(_prepare(corpus, config, found, own_place(folder)))
@@ -131,6 +132,21 @@ def _find_current(
         except (OSError, ValueError, KeyError) as error:
             report("%s is damaged (%s): preparing it again", place, error)
     return None
+
+
+@contextmanager
+def _one_process_at_a_time(path: Path) -> Iterator[None]:
+    """One process prepares a corpus, the others wait, and say so."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        log.info("Waiting for another process, which is preparing this corpus (%s)", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _open(folder: Path) -> PreparedCorpus:
@@ -170,11 +186,10 @@ def _is_current(prepared: PreparedCorpus, config: DataConfig, found: Sources | N
     recorded = prepared.meta["sources"]
     if config.level is not Level.byte and not prepared.meta.get("without_marks") and _have_marks(config, found):
         return False
-    return all(
-        recorded[split]["files"] == [part.stat() for part in parts]
-        or recorded[split]["sha256"] == sources.sha256(parts)
-        for split, parts in found.items()
-    )
+    touched = {s: parts for s, parts in found.items() if recorded[s]["files"] != [part.stat() for part in parts]}
+    if touched:
+        log.info("Comparing the content of files that have another name, size or time than when they were prepared")
+    return all(recorded[split]["sha256"] == sources.sha256(parts) for split, parts in touched.items())
 
 
 def _have_marks(config: DataConfig, found: Sources) -> bool:

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from tbptt.cli.config import Config, Task, typed
-from tbptt.cli.directories import check_writable
-from tbptt.cli.errors import exit_with
+from tbptt.cli.directories import check_writable, words_of
+from tbptt.cli.errors import exit_on_user_errors
 from tbptt.cli.processes import process_count, run_in_world
 from tbptt.device import pick_device
 from tbptt.errors import UserError
 from tbptt.launch.rank_info import find_rank_info
 from tbptt.launch.world import World
 from tbptt.models.compilation import check_compiler
+from tbptt.report.results import ERROR, objective
 from tbptt.tasks import evaluate, export_model, generate, import_model, prepare, train
 from tbptt.training.checkpoints import locate_checkpoint
 
@@ -58,24 +59,24 @@ class CheckConfig(Callback):
         composed = config.copy()
         composed._set_flag("struct", False)
         composed.pop("hydra")
-        try:
+        with exit_on_user_errors():
             checked = typed(composed)
             check(checked)
             process_count(checked, find_rank_info())
             check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
-        except (UserError, OmegaConfBaseException) as error:
-            exit_with(error)  # Hydra suppresses Exceptions of callbacks, but not SystemExit
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
+        with exit_on_user_errors():
             check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
-        except (UserError, OmegaConfBaseException) as error:
-            exit_with(error)
 
 
-def run(composed: DictConfig) -> None:
-    """Run the task in Hydra's output directory, in one process per GPU or in trainer.devices processes."""
+def run(composed: DictConfig) -> float | None:
+    """Run the task in Hydra's output directory, in one process per GPU or in trainer.devices processes.
+
+    Returns what a sweeper that searches minimises, if the task has such a number.
+    """
     run_in_world(composed, entry=run, check=check, work=_perform)
+    return objective(Path(HydraConfig.get().runtime.output_dir))
 
 
 def check(config: Config) -> None:
@@ -113,7 +114,8 @@ def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
     if config.task is not Task.generate:
         unused |= dict.fromkeys(("prompt", "generate"), "it generates no text")
     unused |= TASKS[config.task].unused_settings(config)
-    keys = {override.split("=")[0].replace("/", "."): override for override in overrides}
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    keys = {override.key_or_group.replace("/", "."): override.input_line for override in parsed}
     return [
         f"{override} has no effect with task={config.task.name}: {why}"
         for key, override in keys.items()
@@ -123,6 +125,8 @@ def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
 
 
 def _perform(config: Config, run_dir: Path, world: World) -> None:
-    for warning in settings_without_effect(config, list(HydraConfig.get().overrides.task)):
+    for warning in settings_without_effect(config, words_of(HydraConfig.get().overrides.task)):
         log.warning("%s", warning)
     TASKS[config.task].run(config, run_dir, world)
+    if world.is_main:
+        (run_dir / ERROR).unlink(missing_ok=True)  # of an earlier start: this one ended well

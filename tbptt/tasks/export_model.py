@@ -22,6 +22,7 @@ from tbptt.interop import hf, original
 from tbptt.interop.config import ExportConfig, ExportFormat
 from tbptt.launch.world import World
 from tbptt.models.transformer_xl import TransformerXLConfig
+from tbptt.report.progress import announce_reading
 from tbptt.tasks.loading import require_checkpoint
 from tbptt.training.checkpoints import WEIGHTS, Checkpoint
 
@@ -49,6 +50,7 @@ def run(config: Config, run_dir: Path, world: World) -> None:
 
 @lru_cache(maxsize=1)
 def _open_once(folder: Path) -> Checkpoint:
+    announce_reading(folder)
     return Checkpoint.open(folder)
 
 

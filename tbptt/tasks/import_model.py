@@ -17,6 +17,7 @@ from tbptt.errors import UserError
 from tbptt.interop.config import ImportConfig
 from tbptt.interop.importing import Imported, read
 from tbptt.launch.world import World
+from tbptt.report.progress import announce_reading
 from tbptt.training.checkpoints import Checkpoints
 from tbptt.training.optimizers import AdamConfig
 
@@ -48,6 +49,7 @@ def _source(config: ImportConfig) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=1)
 def _read_once(*source: Any) -> Imported:
+    announce_reading(Path(source[1]).expanduser())
     return read(ImportConfig(*source))
 
 

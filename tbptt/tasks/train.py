@@ -27,7 +27,7 @@ from tbptt.models.compilation import compile_blocks
 from tbptt.report.curves import draw_curves
 from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
 from tbptt.report.progress import progress
-from tbptt.report.results import RESULTS, read_results, write_results
+from tbptt.report.results import RESULTS, begin, read_results, write_results
 from tbptt.tasks.scoring import score_split
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 from tbptt.training.config import Reduce
@@ -97,14 +97,17 @@ class Run:
 
 
 def _train(config: Config, run_dir: Path, world: World) -> None:
-    corpus = open_corpus(config.data)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
-    run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
     newest = _find_on_rank_0(world, checkpoints.newest)
+    if not newest:
+        begin(run_dir, world.is_main)
+    corpus = open_corpus(config.data)
+    run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
     if newest:
         newest.check_same_run(run.identity)
         if _is_finished(run):
             return
+        begin(run_dir, world.is_main)
     trainer = _build_trainer(run)
     loop_state = _resume(run, newest, trainer) if newest else _start(run, trainer)
     if world.is_main:
@@ -136,6 +139,7 @@ def _is_finished(run: Run) -> bool:
 def _build_trainer(run: Run) -> Trainer:
     """A trainer with a newly initialised model, lanes, optimizer and schedule."""
     config, corpus, world = run.config, run.corpus, run.world
+    log.info("Building the model")
     torch.manual_seed(config.seed)
     model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
     model.to(world.device, parameter_dtype(config.trainer.precision))
@@ -200,6 +204,7 @@ def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | N
         return score(trainer.model, run.corpus.splits["valid"], valid_config, tgt_len, precision, world=world)
 
     info, level = run.checkpoint_info(), run.level
+    log.info("Training; the losses of every %s steps follow", f"{config.trainer.log_every:,}")
     with stop_on_signal(world) as stop, progress(config.trainer.max_steps, trainer.step, "train", level) as bar:
         return fit(trainer, loop_state, validate, run.checkpoints, info, metrics, bar, level, stop)
 
@@ -223,9 +228,9 @@ def _score_best(run: Run, trainer: Trainer, loop_state: LoopState) -> dict[str, 
 
 def _report(run: Run, results: dict[str, Any]) -> None:
     curves, metrics = run.folder / "curves.png", run.folder / METRICS
-    draw_curves(read_metrics(metrics), run.level, curves, run.folder.name)
     write_results(results, run.folder)
-    log.info("Learning curve: %s", curves)
+    if draw_curves(read_metrics(metrics), run.level, curves, run.folder.name):
+        log.info("Learning curve: %s", curves)
     log.info("Metrics: %s", metrics)
     log.info("Checkpoints: %s", run.checkpoints.folder)
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from tbptt.cli.config import Task
+from tbptt.cli.config import Task, text_keys
 from tbptt.cli.errors import one_sentence_errors, sentence
-from tbptt.cli.prompt import quote_prompt
+from tbptt.cli.quoting import quote_texts
 from tbptt.errors import UserError
 from tbptt.tasks import check, settings_without_effect
 from tbptt.tasks.train import questionable_settings
@@ -141,6 +141,11 @@ def answer(*overrides: str) -> str:
         ("task=generate checkpoint=RUN generate=beam generate.beams=0", ["generate.beams=0", "1 or more"]),
         ("task=generate checkpoint=RUN generate=beam generate.length=null", ["generate.length=null", "generate=beam"]),
         ("task=generate checkpoint=RUN generate=beam generate.top_k=3", ["generate.top_k", "beams"]),
+        ("experiment=debug model=lstm", ["experiment=debug", "model.n_head", "another model"]),
+        ("data.path=a,b", ["data.path=a,b", "-m", "'data.path=\"a,b\"'"]),
+        ("seed=1,2", ["seed=1,2", "-m", "seed=[1,2]"]),
+        ("data.cache=${oc.env:NOPE}", ["NOPE", "data.cache"]),
+        ("data.cache=${nope:}", ["nope", "data.cache"]),
         ("generate.name=beam", ["generate.name=beam", "generate=beam"]),
     ],
 )
@@ -204,10 +209,10 @@ def test_settings_with_effect_are_not_named():
 
 @given(st.text(st.sampled_from("\"\\$`'{}[]=,:# \n\tabc") | st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_a_prompt_is_taken_as_it_is_typed(prompt):
-    command = quote_prompt(["run.py", f"prompt={prompt}", "eval.mem_len=5"])
+    command = quote_texts(["run.py", f"prompt={prompt}", "eval.mem_len=5"], text_keys())
     assert composed(*command[1:]).prompt == prompt and command[::2] == ["run.py", "eval.mem_len=5"]
 
 
 def test_prompts_of_a_sweep_are_left_to_it():
     command = ["run.py", "-m", "prompt=a,b"]
-    assert quote_prompt(command) == command
+    assert quote_texts(command, text_keys()) == command
