@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -22,8 +23,9 @@ from omegaconf.errors import (
 from submitit.core.utils import UncompletedJobError
 
 from tbptt.cli.processes import reports_errors
-from tbptt.errors import UserError
+from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.failure_monitor import RankFailure
+from tbptt.output import outlive_readers
 
 
 @contextmanager
@@ -31,8 +33,10 @@ def one_sentence_errors() -> Iterator[None]:
     """Print errors in the command line as one sentence and exit with 1; other exceptions keep their traceback."""
     full_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints exceptions itself and exits
+    outlive_readers()
     try:
-        yield
+        with denied_files_reported(), full_disk_reported(Path(), "hydra.run.dir"):
+            yield
     except KeyboardInterrupt:
         sys.exit(130)
     except ValueError as error:

@@ -173,7 +173,8 @@ def reports_errors(error: Exception) -> bool:
 
 
 def write_error(run_dir: Path, cause: str) -> None:
-    (run_dir / "error.txt").write_text(cause + "\n")
+    with suppress(OSError):  # a full disk or a folder of another user: the error itself is printed
+        (run_dir / "error.txt").write_text(cause + "\n")
 
 
 def _exit_with_1() -> None:

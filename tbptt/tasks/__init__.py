@@ -16,7 +16,7 @@ from tbptt.cli.config import Config, Task, typed
 from tbptt.cli.errors import exit_with
 from tbptt.cli.processes import process_count, run_in_world
 from tbptt.device import pick_device
-from tbptt.errors import UserError
+from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.rank_info import find_rank_info
 from tbptt.launch.world import World
 from tbptt.models.compilation import check_compiler
@@ -70,6 +70,7 @@ def run(composed: DictConfig) -> None:
     run_in_world(composed, entry=run, check=check, work=_perform)
 
 
+@denied_files_reported()
 def check(config: Config) -> None:
     """Raise UserError for invalid settings: those common to all tasks and those of the chosen task."""
     config.eval.check()
@@ -106,4 +107,5 @@ def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
 def _perform(config: Config, run_dir: Path, world: World) -> None:
     for warning in settings_without_effect(config, list(HydraConfig.get().overrides.task)):
         log.warning("%s", warning)
-    TASKS[config.task].run(config, run_dir, world)
+    with denied_files_reported(), full_disk_reported(run_dir, "hydra.run.dir"):
+        TASKS[config.task].run(config, run_dir, world)
