@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from tbptt.errors import UserError
+from tbptt.files import replacing
 
 RESULTS = "results.json"
 log = logging.getLogger(__name__)
@@ -22,16 +22,17 @@ def start_results(run_dir: Path) -> None:
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
-    """The results in `run_dir`; empty if there are none."""
+    """The results in `run_dir`; empty if there are none. PermissionError if they may not be read."""
     try:
         return json.loads((run_dir / RESULTS).read_text())
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         return {}
 
 
 def write_results(results: dict[str, Any], run_dir: Path) -> None:
-    new = run_dir / "results.new"
-    new.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(new, run_dir / RESULTS)
+    with replacing(run_dir / RESULTS, "hydra.run.dir") as new:
+        new.write_text(json.dumps(results, indent=1) + "\n")
     (run_dir / "error.txt").unlink(missing_ok=True)
     log.info("Results: %s", run_dir / RESULTS)

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from tbptt.files import replacing
 from tbptt.launch.jobs import wait_for_jobs
 from tbptt.report.sweep_figure import draw_sweep
 
@@ -46,7 +47,7 @@ def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
     varied = _varied([overrides for overrides, _ in jobs])
     rows: list[dict[str, Any]] = [results | {key: overrides.get(key) for key in varied} for overrides, results in jobs]
     columns = [*varied, "status", *(key for key in RESULT_KEYS if any(key in row for row in rows))]
-    with open(target / "sweep.csv", "w", newline="") as file:
+    with replacing(target / "sweep.csv", "hydra.sweep.dir") as new, open(new, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
