@@ -44,6 +44,7 @@ def check(config: Config) -> None:
     config.optimizer.check()
     config.scheduler.check()
     config.trainer.check()
+    config.logger.check()
     config.model.check_precision(config.trainer.precision, pick_device(config.trainer.device))
 
 
@@ -104,7 +105,7 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
     corpus = open_corpus(config.data)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
     run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
-    newest = _find_on_rank_0(world, checkpoints.newest)
+    newest = _find_on_rank_0(world, checkpoints.newest_to_continue)
     if newest:
         newest.check_same_run(run.identity)
         if _is_finished(run):
@@ -122,9 +123,9 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
         log.info("Stopped after step %s and saved; run the same command to continue", f"{trainer.step:,}")
         raise Stopped(signum)
     results = _score_best(run, trainer, loop_state)
-    metrics.close()
     if world.is_main:
         _report(run, results)
+    metrics.close()  # after the results are written: wandb may wait for the network
 
 
 def _is_finished(run: Run) -> bool:
