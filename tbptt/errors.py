@@ -46,10 +46,10 @@ def denied_files_reported() -> Iterator[None]:
 
 
 def denied(error: OSError) -> str:
-    """A sentence about the file that may not be read or written. It is not damaged: its owner can give access to it."""
+    """A sentence about the file that may not be read or written. It is not damaged, and not missing."""
     return (
-        f"{error.filename} may not be read or written by this user ({error.strerror}): ask its owner to change its "
-        "mode, or use a copy"
+        f"{error.filename} may not be read or written by this user ({error.strerror}): ask its owner for access, or "
+        "use another path"
     )
 
 

@@ -84,6 +84,8 @@ def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
         return None
     try:
         prepared = _open(folder)
+    except PermissionError:
+        raise  # it is not damaged
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"data.path={config.path} has damaged token files ({error}): prepare them again") from error
     found, wanted = prepared.meta["settings"], config.settings()
@@ -110,6 +112,8 @@ def _open_cached(config: DataConfig) -> PreparedCorpus:
                 prepared = _open(folder)
                 if _is_current(prepared.meta["sources"], found):
                     return prepared
+            except PermissionError:
+                raise  # it is not damaged
             except (OSError, ValueError, KeyError) as error:
                 log.warning("%s is damaged (%s): preparing it again", folder, error)
         with full_disk_reported(folder.parent, "data.cache"):

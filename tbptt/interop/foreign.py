@@ -37,6 +37,8 @@ class ForeignModel:
 def read_json(path: Path, key: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError:
+        raise  # it may be JSON
     except (OSError, ValueError) as error:
         raise UserError(f"{key}={path} cannot be read as JSON ({error})") from error
     if not isinstance(values, dict):

@@ -83,7 +83,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         path.open("rb").close()  # of a file that may not be read, the library says that it does not exist
         return load_file(path)
     except PermissionError:
-        raise
+        raise  # it is not damaged
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged or not a safetensors file") from error
 

@@ -122,7 +122,9 @@ class Checkpoints:
             links.remove(best)
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step_*") if path.name.removeprefix("step_").isdigit())
+        """The folders of steps. PermissionError, where `glob` would find none, if the folder may not be read."""
+        paths = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(path for path in paths if path.name.startswith("step_") and path.name[5:].isdigit())
 
     def _candidates(self) -> list[Path]:
         """The folders of steps and copies of them, in the order of the steps; a copy comes before the folder."""
