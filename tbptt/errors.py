@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 @contextmanager
-def full_disk_reported(path: Path, key: str) -> Iterator[None]:
+def full_disk_reported(path: Path | str, key: str) -> Iterator[None]:
     """Turn a disk-full error while writing `path`, a file or a folder, into a UserError that names the setting `key`.
 
     Also an error of a library: one in Rust gives the number in its message, torch raises another error after the first.

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -35,7 +34,7 @@ def one_sentence_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints exceptions itself and exits
     outlive_readers()
     try:
-        with denied_files_reported(), full_disk_reported(Path(), "hydra.run.dir"):
+        with denied_files_reported(), full_disk_reported("the run directory", "hydra.run.dir"):
             yield
     except KeyboardInterrupt:
         sys.exit(130)

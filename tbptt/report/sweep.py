@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import csv
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.files import replacing
 from tbptt.launch.jobs import wait_for_jobs
 from tbptt.report.sweep_figure import draw_sweep
@@ -34,13 +36,18 @@ class SweepReport(Callback):
 def _finish(sweep_dir: Path) -> None:
     with suppress(KeyboardInterrupt):
         wait_for_jobs(sweep_dir, "Waiting for the other jobs of this sweep:")
-    report_sweeps([sweep_dir], sweep_dir)
+    try:
+        with denied_files_reported(), full_disk_reported(sweep_dir, "hydra.sweep.dir"):
+            report_sweeps([sweep_dir], sweep_dir)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
 
 
 def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
     """Write sweep.csv and sweep.png for all jobs of these sweeps (or single runs) into `target`; print the table."""
     hydra_dirs = [path for folder in sweep_dirs for path in sorted(folder.glob("*/.hydra"), key=_job_number)]
-    hydra_dirs += [folder / ".hydra" for folder in sweep_dirs if (folder / ".hydra").is_dir()]
+    hydra_dirs += [folder / ".hydra" for folder in sweep_dirs]
+    hydra_dirs = [path for path in hydra_dirs if (path / "overrides.yaml").is_file()]  # else the job did not start
     jobs = [_read_job(path.parent) for path in hydra_dirs]
     if not jobs:
         return
