@@ -30,8 +30,9 @@ from tbptt.cli.config import text_keys
 from tbptt.cli.processes import escape_what_the_screen_lacks, reports_errors
 from tbptt.cli.quoting import quoted
 from tbptt.data.reading import decode
-from tbptt.errors import UserError
+from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.failure_monitor import RankFailure
+from tbptt.output import outlive_readers
 
 
 @contextmanager
@@ -40,8 +41,10 @@ def one_sentence_errors() -> Iterator[None]:
     escape_what_the_screen_lacks()
     full_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints exceptions itself and exits
+    outlive_readers()
     try:
-        yield
+        with denied_files_reported(), full_disk_reported("the run directory", "hydra.run.dir"):
+            yield
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException) as error:

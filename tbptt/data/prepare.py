@@ -89,6 +89,8 @@ def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
             return None
     try:
         prepared = _open(folder)
+    except PermissionError:
+        raise  # it is not damaged
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"data.path={config.path} has damaged token files ({error}): prepare them again") from error
     found, wanted = prepared.meta["settings"], config.settings()

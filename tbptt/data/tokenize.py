@@ -77,7 +77,7 @@ def tokenize_chunk(
     if chunk.description.exists():
         return chunk
     symbols, ids = symbol_ids(read_text(source), level, line_end, line_start, lower)
-    ids.tofile(chunk.file)
+    chunk.file.write_bytes(ids.tobytes())  # `tofile` does not tell why it fails
     described = {"symbols": symbols, "counts": np.bincount(ids, minlength=len(symbols)).tolist()}
     temporary = chunk.file.with_suffix(".new")
     temporary.write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")

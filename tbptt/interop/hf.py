@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
+from tbptt.files import save_weights
 from tbptt.interop import original
 from tbptt.interop.foreign import WHOLE, ForeignModel, as_state_dict, cutoffs_of, read_json, read_vocabulary
 from tbptt.interop.pickles import load_torch
@@ -95,7 +96,10 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        path.open("rb").close()  # of a file that may not be read, the library says that it does not exist
         return load_file(path)
+    except PermissionError:
+        raise  # it is not damaged
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged or not a safetensors file") from error
 
@@ -126,7 +130,7 @@ def write(model: TransformerXL, config: TransformerXLConfig, vocabulary: Vocabul
     settings |= FIXED | {"adaptive": True, "sample_softmax": -1, "eos_token_id": 0}
     settings |= {"architectures": ["TransfoXLLMHeadModel"], "model_type": "transfo-xl", "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors",
-              {"format": "pt"})  # fmt: skip
+    weights = {name: value.contiguous() for name, value in weights.items()}
+    save_weights(weights, folder / "model.safetensors", {"format": "pt"})
     if vocabulary is not None:
         (folder / "vocab.txt").write_text("".join(f"{symbol}\n" for symbol in vocabulary.symbols), encoding="utf-8")

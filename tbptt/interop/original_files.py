@@ -39,6 +39,8 @@ def _load(path: Path) -> Any:
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except PermissionError:
+            raise  # it is not damaged
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
             raise UserError(f"{path} cannot be read as npz ({error}): it is damaged or not an npz file") from error
     return read_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)

@@ -60,6 +60,8 @@ def load_pickle(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             return _PlaceholderUnpickler(file).load()
+    except PermissionError:
+        raise  # it is not damaged
     except Exception as error:  # a damaged pickle can raise any exception
         raise UserError(f"{path} cannot be read as a pickle ({_first_line(error)})") from error
 
@@ -76,6 +78,8 @@ def load_torch(path: Path) -> Any:
                 return {"model": placeholder} if in_dict else placeholder
         with safe_globals([(Placeholder.with_origin(name), name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise  # it is not damaged
     except READ_ERRORS as error:
         raise UserError(
             f"{path} cannot be read as a torch.save file ({_first_line(error)}): it is damaged or has another format"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tbptt.errors import UserError
+from tbptt.files import replacing
 
 RESULTS = "results.json"
 ERROR = "error.txt"
@@ -34,18 +35,19 @@ def begin(run_dir: Path, is_main: bool) -> None:
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
-    """The results in `run_dir`; empty if there are none."""
+    """The results in `run_dir`; empty if there are none. PermissionError if they may not be read."""
     try:
         return json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         return {}
 
 
 def write_results(results: dict[str, Any], run_dir: Path) -> None:
-    new = run_dir / "results.new"
-    new.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (run_dir / ERROR).unlink(missing_ok=True)
-    os.replace(new, run_dir / RESULTS)
+    with replacing(run_dir / RESULTS, "hydra.run.dir") as new:
+        new.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (run_dir / ERROR).unlink(missing_ok=True)
     log.info("Results: %s", run_dir / RESULTS)
 
 
@@ -63,7 +65,8 @@ def write_error(run_dir: Path, cause: str) -> None:
         return
     holds_a_run = any((run_dir / name).exists() for name in ("checkpoints", "run.lock"))
     if not (run_dir / RESULTS).exists() and (run_dir.resolve() in _begun or not holds_a_run):
-        (run_dir / ERROR).write_text(cause + "\n", encoding="utf-8", errors="backslashreplace")
+        with suppress(OSError):  # a full disk, or a folder of another user: the error itself is printed
+            (run_dir / ERROR).write_text(cause + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def objective(run_dir: Path) -> float | None:

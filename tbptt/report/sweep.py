@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tbptt.files import replacing
 from tbptt.report.members import members_in
 from tbptt.report.sweep_figure import draw_sweep
 
@@ -30,7 +31,8 @@ def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
         member.row(folder) | {key: member.settings.get(key) for key in varied} for folder, member in members
     ]
     columns = [*varied, "status", *(key for key in RESULT_KEYS if any(key in row for row in rows))]
-    with open(table, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    replaced = replacing(table, "hydra.sweep.dir")
+    with replaced as new, open(new, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

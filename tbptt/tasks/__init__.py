@@ -17,7 +17,7 @@ from tbptt.cli.directories import check_writable, words_of
 from tbptt.cli.errors import exit_on_user_errors
 from tbptt.cli.processes import process_count, run_in_world
 from tbptt.device import pick_device
-from tbptt.errors import UserError
+from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.rank_info import find_rank_info
 from tbptt.launch.world import World
 from tbptt.models.compilation import check_compiler
@@ -79,16 +79,9 @@ def run(composed: DictConfig) -> float | None:
     return objective(Path(HydraConfig.get().runtime.output_dir))
 
 
+@denied_files_reported()
 def check(config: Config) -> None:
     """Raise UserError for invalid settings, or for files that may not be read."""
-    try:
-        _check(config)
-    except PermissionError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _check(config: Config) -> None:
-    """Check the settings common to all tasks, then those of the chosen task."""
     config.eval.check()
     losses = Path(config.eval.save_losses or "").expanduser()
     if losses.is_absolute():  # a relative one is in the run directory
@@ -127,6 +120,7 @@ def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
 def _perform(config: Config, run_dir: Path, world: World) -> None:
     for warning in settings_without_effect(config, words_of(HydraConfig.get().overrides.task)):
         log.warning("%s", warning)
-    TASKS[config.task].run(config, run_dir, world)
+    with denied_files_reported(), full_disk_reported(run_dir, "hydra.run.dir"):
+        TASKS[config.task].run(config, run_dir, world)
     if world.is_main:
         (run_dir / ERROR).unlink(missing_ok=True)  # of an earlier start: this one ended well

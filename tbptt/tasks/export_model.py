@@ -24,7 +24,7 @@ from tbptt.launch.world import World
 from tbptt.models.transformer_xl import TransformerXLConfig
 from tbptt.report.progress import announce_reading
 from tbptt.tasks.loading import require_checkpoint
-from tbptt.training.checkpoints import WEIGHTS, Checkpoint
+from tbptt.training.checkpoint import WEIGHTS, Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ def write(checkpoint: Checkpoint, config: ExportConfig) -> Path:
         partial.mkdir(parents=True)
         try:
             _write_files(partial, checkpoint, config)
-        except UserError:
+            os.rename(partial, target)
+        except BaseException:
             shutil.rmtree(partial)
             raise
-        os.rename(partial, target)
     return target
 
 
@@ -102,8 +102,8 @@ def _write_files(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> 
     if export.format is ExportFormat.hf:
         hf.write(model, config, _word_vocabulary(run_dir), folder)
     else:
-        weights = original.state_dict(model)
-        torch.save(weights, folder / "state_dict.pt", _use_new_zipfile_serialization=False)  # for torch before 1.6
+        with open(folder / "state_dict.pt", "wb") as file:  # of a path, torch would not tell why it cannot be written
+            torch.save(original.state_dict(model), file, _use_new_zipfile_serialization=False)  # for torch before 1.6
         _write_json(folder / "args.json", original.arguments(config, n_token))
 
 

@@ -28,6 +28,7 @@ from tbptt.generation.text import decoder, encode
 from tbptt.generation.writer import ContinuationWriter, printable, show
 from tbptt.launch.stopping import Stopped, stop_on_signal
 from tbptt.launch.world import World
+from tbptt.output import reader_gone
 from tbptt.report.results import begin, refuse_training_run, write_results
 from tbptt.tasks.loading import TrainedModel, language_of, open_trained, require_checkpoint
 
@@ -110,7 +111,10 @@ def _tgt_len(config: Config, trained: TrainedModel) -> int:
 def _sample(
     config: Config, trained: TrainedModel, prompt: Prompt, world: World
 ) -> tuple[list[ContinuationWriter], int]:
-    """Write all samples token by token, up to their length or a stop signal. Returns the signal too, or 0."""
+    """Write all samples token by token, up to their length or a stop signal. Returns the signal too, or 0.
+
+    Without a length, it also stops when nobody reads the output any more (`| head`).
+    """
     settings, signum = config.generate, 0
     assert isinstance(settings, SampleConfig)
     writers = [prompt.writer(number) for number in range(1, settings.samples + 1)]
@@ -120,7 +124,7 @@ def _sample(
             trained.model, tokens_P, settings, config.seed, tgt_len, config.trainer.precision
         ):
             _add(writers, tokens_B, log_probs_B)
-            if signum := stop.agreed_signal():
+            if (signum := stop.agreed_signal()) or (settings.length is None and reader_gone()):
                 break
     return writers, signum
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tbptt.cli.config import Config
 from tbptt.data import language
 from tbptt.data.config import Level
 from tbptt.errors import UserError
+from tbptt.files import replacing
 from tbptt.interop.config import ImportConfig
 from tbptt.interop.importing import Imported, read
 from tbptt.launch.world import World
@@ -57,13 +57,12 @@ def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
     """Write the run directory, its checkpoint last: with one, it is complete. UserError if there are checkpoints."""
     assert config.format is not None
     checkpoints = Checkpoints(run_dir / "checkpoints", keep=1)
-    if checkpoints.folder.exists():
+    if checkpoints.exist():
         raise UserError(f"{run_dir} has checkpoints already: delete it, or choose another hydra.run.dir")
     vocabulary = imported.vocabulary
     if vocabulary is not None:
-        new = run_dir / f"{language.FILE}.new"
-        new.write_text(vocabulary.to_json(), encoding="utf-8")
-        os.replace(new, run_dir / language.FILE)
+        with replacing(run_dir / language.FILE, "hydra.run.dir") as new:
+            new.write_text(vocabulary.to_json(), encoding="utf-8")
     model = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
     data = {
         "name": f"import.format={config.format.name}",

@@ -44,6 +44,7 @@ def check(config: Config) -> None:
     config.optimizer.check()
     config.scheduler.check()
     config.trainer.check()
+    config.logger.check()
     config.model.check_precision(config.trainer.precision, pick_device(config.trainer.device))
 
 
@@ -98,7 +99,7 @@ class Run:
 
 def _train(config: Config, run_dir: Path, world: World) -> None:
     checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
-    newest = _find_on_rank_0(world, checkpoints.newest)
+    newest = _find_on_rank_0(world, checkpoints.newest_to_continue)
     if not newest:
         begin(run_dir, world.is_main)
     corpus = open_corpus(config.data)
@@ -121,9 +122,9 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
         log.info("Stopped after step %s and saved; run the same command to continue", f"{trainer.step:,}")
         raise Stopped(signum)
     results = _score_best(run, trainer, loop_state)
-    metrics.close()
     if world.is_main:
         _report(run, results)
+    metrics.close()  # after the results are written: wandb may wait for the network
 
 
 def _is_finished(run: Run) -> bool:

@@ -189,12 +189,14 @@ def test_a_setting_without_effect_is_named(command, words):
     assert all(word in said for word in words)
 
 
-def test_a_configuration_that_is_not_utf8_is_answered_with_its_file_and_byte(tmp_path):
+def test_a_configuration_that_is_not_utf8_is_answered_with_its_file_and_byte(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_bytes(b"# caf\xe9\n")
     with initialize_config_dir(str(tmp_path), version_base=None), pytest.raises(SystemExit) as refused:
         with one_sentence_errors():
             compose("mine")
-    assert re.fullmatch(rf"Error: {tmp_path}/mine\.yaml is not UTF-8 text \(.* at byte 5\): .*", refused.value.code)
+    said = capsys.readouterr().err.strip()
+    assert refused.value.code == 1
+    assert re.fullmatch(rf"Error: {tmp_path}/mine\.yaml is not UTF-8 text \(.* at byte 5\): .*", said)
 
 
 def test_a_corpus_that_can_be_downloaded_needs_no_path():

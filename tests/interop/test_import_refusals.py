@@ -16,6 +16,7 @@ from tbptt.interop.config import ImportConfig
 from tbptt.interop.importing import read
 from tbptt.interop.pickles import Placeholder, load_pickle
 from tbptt.tasks.import_model import write
+from tbptt.training.checkpoints import find_checkpoint
 from tests.interop.foreign_files import (
     GOLDEN_HF,
     HF_NAME,
@@ -212,7 +213,14 @@ def test_arguments_that_are_not_known_are_asked_for(tmp_path):
 
 def test_a_run_directory_that_has_checkpoints_is_left_as_it_is(tmp_path):
     config = nvidia_file(tmp_path / "checkpoint.pt", "a_plain")
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/step_00000001").mkdir(parents=True)
     with pytest.raises(UserError, match="has checkpoints already"):
         write(read(config), config, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["checkpoints", "step_00000001"]
+
+
+def test_what_an_interrupted_import_has_left_does_not_hinder_the_next(tmp_path):
+    config = nvidia_file(tmp_path / "checkpoint.pt", "a_plain")
+    (tmp_path / "run/checkpoints/step_00000001.writing").mkdir(parents=True)
+    write(read(config), config, tmp_path / "run")
+    assert find_checkpoint(str(tmp_path / "run")).folder.parent == tmp_path / "run/checkpoints"

@@ -1,6 +1,7 @@
 """What comes in goes out as it came, bit for bit; what a format has no place for is refused."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.interop.foreign_files import (
     words,
 )
 from tests.models.recorded import MANIFEST
+from tests.refusing_disks import largest_file
 from tests.training.saved_runs import model_at
 
 
@@ -152,3 +154,27 @@ def test_ties_that_huggingface_has_no_place_for_are_refused_and_nothing_is_writt
 def test_an_existing_directory_is_not_written_to(tmp_path):
     with pytest.raises(UserError, match="exists already"):
         ExportConfig(ExportFormat.hf, str(tmp_path)).check()
+
+
+@pytest.mark.parametrize("format", ExportFormat)
+def test_an_export_that_has_no_space_says_so_and_leaves_nothing(tmp_path, format):
+    checkpoint = run_of(original_file(tmp_path / "weights.npz", "a_plain"), tmp_path / "run")
+    whole = exported(checkpoint, format.name, tmp_path / "whole")
+    before = set(tmp_path.iterdir())
+    for size in sorted({limit for path in whole.iterdir() for limit in (0, path.stat().st_size - 1)}):
+        with largest_file(size), pytest.raises(UserError, match=r"the disk of .* is full .*export\.path"):
+            exported(checkpoint, format.name, tmp_path / "out")
+        assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_all_files_have_the_mode_that_the_umask_gives(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        checkpoint = run_of(original_file(tmp_path / "weights.npz", "a_plain"), tmp_path / "run")
+        for format in ExportFormat:
+            exported(checkpoint, format.name, tmp_path / format.name)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask} and len(files) > 9
