@@ -34,9 +34,12 @@ def outlive_readers() -> None:
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         if not isinstance(old, io.TextIOWrapper):
-            continue  # there is none, or it is not that of the process
+            continue  # there is none
+        try:
+            raw = _Stream(old.fileno(), "w", closefd=False)
+        except io.UnsupportedOperation:
+            continue  # it is not that of the process
         old.flush()
-        raw = _Stream(old.fileno(), "w", closefd=False)
         buffer: Any = io.BufferedWriter(raw) if isinstance(old.buffer, io.BufferedWriter) else raw  # PYTHONUNBUFFERED
         options: dict[str, Any] = {"line_buffering": old.line_buffering, "write_through": old.write_through}
         setattr(sys, name, io.TextIOWrapper(buffer, old.encoding, old.errors, **options))
