@@ -154,7 +154,8 @@ def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path, setting
     # DDP imports this module. If that happened after init_process_group, the module would keep the group and gloo's
     # threads alive, and these abort the process if it exits while they release their last tensor.
     import_module("torch._dynamo")
-    log.info("Waiting for all %s processes of this run", rank_info.size)
+    if rank_info.rank == 0:  # the others may have a directory of their own yet, which is to stay empty
+        log.info("Waiting for all %s processes of this run", rank_info.size)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = meet(rank_info, settings)
     dist.init_process_group(
