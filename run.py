@@ -6,19 +6,21 @@ import hydra
 from omegaconf import DictConfig
 
 from tbptt import tasks
-from tbptt.cli.config import register
+from tbptt.cli.config import register, text_keys
 from tbptt.cli.errors import one_sentence_errors
-from tbptt.cli.prompt import quote_prompt
+from tbptt.cli.quoting import quote_texts
+from tbptt.cli.sweeps import reported_sweep
 
 register()
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
-def main(composed: DictConfig) -> None:
-    tasks.run(composed)
+def main(composed: DictConfig) -> float | None:
+    """Run the task. Returns what a sweeper that searches (hydra/sweeper) minimises, or None."""
+    return tasks.run(composed)
 
 
 if __name__ == "__main__":
-    sys.argv = quote_prompt(sys.argv)
-    with one_sentence_errors():
+    with reported_sweep(), one_sentence_errors():
+        sys.argv = quote_texts(sys.argv, text_keys())
         main()

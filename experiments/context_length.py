@@ -26,12 +26,14 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from tbptt import tasks
-from tbptt.cli.config import register, typed
+from tbptt.cli.config import register, text_keys, typed
+from tbptt.cli.quoting import quote_texts
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.device import pick_device
 from tbptt.errors import UserError
 from tbptt.evaluation.score import evaluating
 from tbptt.models.protocol import RecurrentModel
+from tbptt.report.picture import plain
 from tbptt.tasks.loading import TrainedModel, corpus_to_score, open_trained
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -119,7 +121,8 @@ def measure(runs: list[str], step: int, longest: int, positions: int) -> list[Cu
 def open_run(run: str) -> tuple[TrainedModel, PreparedCorpus]:
     register()
     with initialize_config_dir(str(CONF), version_base=None):
-        config = typed(compose("config", ["task=eval", f"checkpoint={run}"]))
+        words = quote_texts(["task=eval", f"checkpoint={run}"], text_keys())
+        config = typed(compose("config", words))
     tasks.check(config)
     trained = open_trained(config, [], pick_device(config.trainer.device))
     return trained, corpus_to_score(config, trained.checkpoint, [])
@@ -151,9 +154,9 @@ def draw(curves: list[Curve], step: int, target: Path) -> None:
         edges = np.unique(np.geomspace(1, len(bits_C) + 1, 60).round().astype(int))  # bins even on a logarithmic axis
         bins = [slice(low - 1, high - 1) for low, high in pairwise(edges)]
         middles = [math.sqrt((part.start + 1) * part.stop) for part in bins]
-        left.plot(middles, [bits_C[part].mean() for part in bins], label=curve.name)
+        left.plot(middles, [bits_C[part].mean() for part in bins], label=plain(curve.name))
         gain_M = curve.gains[RATIOS[0]]
-        right.plot(step * np.arange(1, len(gain_M) + 1), 100 * gain_M, marker="o", ms=4, label=curve.name)
+        right.plot(step * np.arange(1, len(gain_M) + 1), 100 * gain_M, marker="o", ms=4, label=plain(curve.name))
     left.set(xscale="log", xlabel="context available (tokens)", ylabel="loss (bits per token)", title="all positions")
     right.axhline(100 * THRESHOLD, color="black", lw=0.8, ls=":", label="threshold of the RECL")
     right.set(

@@ -128,7 +128,7 @@ def speed(folder: Path, units: str) -> None:
         context = ["eval.tgt_len=64", f"eval.mem_len={MEM_LEN}", f"eval.clamp_len={CLAMP_LEN}", "eval.same_length=true"]
         command = [sys.executable, str(ROOT / "run.py"), "task=eval", f"checkpoint={folder}/run", *context, *words]
         subprocess.run([*command, "eval.max_tokens=null", f"hydra.run.dir={target}"], check=True, capture_output=True)
-        found = json.loads((target / "results.json").read_text())
+        found = json.loads((target / "results.json").read_text(encoding="utf-8"))
         best[way] = min(best[way], found["seconds"])
         how = f"{found['eval']['batch_size']} | {found['walk_len']} | {found['seconds']:.2f}"
         print(f"| {way} | {how} | {found['tokens_per_second']:,.0f} | {found['loss']:.7f} |", flush=True)

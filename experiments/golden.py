@@ -50,7 +50,7 @@ def errors(model: TransformerXL, recorded: dict[str, np.ndarray], name: str, set
 
 
 def table() -> dict[str, dict[str, float]]:
-    manifest, rows = json.loads((GOLDEN / "manifest.json").read_text()), {}
+    manifest, rows = json.loads((GOLDEN / "manifest.json").read_text(encoding="utf-8")), {}
     for model_name, info in manifest["models"].items():
         weights, recorded = dict(np.load(GOLDEN / info["weights"])), dict(np.load(GOLDEN / info["expected"]))
         row: dict[str, float] = {}

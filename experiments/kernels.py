@@ -65,11 +65,11 @@ def compile_kernel(name: str, d_head: int, dtype: torch.dtype, dropout: bool, ca
 
 def assembled(ptx: str, architecture: str) -> dict[str, int]:
     """Registers and spilled bytes of a thread, as the assembler tells them."""
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx", encoding="utf-8") as file:
         file.write(ptx)
         file.flush()
         command = [str(PTXAS), "-v", f"--gpu-name={architecture}", file.name, "-o", "/dev/null"]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+        told = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stderr
     registers, spilled = re.search(r"Used (\d+) registers", told), re.search(r"(\d+) bytes spill stores", told)
     if registers is None or spilled is None:
         raise RuntimeError(f"the assembler said: {told}")

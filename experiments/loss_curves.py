@@ -101,5 +101,7 @@ if __name__ == "__main__":
             f"| {name} | {found['losses'][-1]:.4f} | {apart.mean():.4f} | {apart.max():.4f} | {found['valid_loss']} |"
         )
     about = {"settings": words, "steps": options.steps, "every": options.every, "torch": torch.__version__}
-    (options.folder / "logs" / "loss_curves.json").write_text(json.dumps(about | {"curves": curves}) + "\n")
+    (options.folder / "logs" / "loss_curves.json").write_text(
+        json.dumps(about | {"curves": curves}) + "\n", encoding="utf-8"
+    )
     draw(curves, options.every, options.folder / "figures" / "loss_curves.png")

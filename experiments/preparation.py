@@ -40,7 +40,7 @@ def make_text(file: Path, tokens: int, types: int, seed: int) -> None:
     words, random = make_words(types), np.random.default_rng(seed)
     weights = 1 / (np.arange(1, types + 1) + 2.7) ** 1.07
     cumulative = np.cumsum(weights / weights.sum())
-    with open(file, "w") as text:
+    with open(file, "w", encoding="utf-8") as text:
         left, first = tokens, True
         while left > 0:
             n = min(left, 1_000_000) * 25 // 26
@@ -60,7 +60,7 @@ def open_in_a_fresh_process(config: DataConfig) -> float:
         f"corpus = open_corpus(DataConfig('text', path={config.path!r}, cache={config.cache!r}))\n"
         "Lanes.cut(corpus.splits['train'], 60, 150).segment(0); print(time.perf_counter() - started)"
     )
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8").stdout)
 
 
 class PeakMemory(threading.Thread):
@@ -73,13 +73,13 @@ class PeakMemory(threading.Thread):
     def run(self) -> None:
         me = os.getpid()
         while not self.over.wait(0.1):
-            children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+            children = Path(f"/proc/{me}/task/{me}/children").read_text(encoding="utf-8").split()
             self.peak = max(self.peak, sum(map(self.proportional_set, [str(me), *children])))
 
     @staticmethod
     def proportional_set(pid: str) -> float:
         try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
         except OSError:  # it has ended meanwhile
             return 0.0
         return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)

@@ -36,10 +36,10 @@ def command(folder: Path, run_dir: Path, steps: int) -> list[str]:
 
 def make_corpus(folder: Path) -> None:
     """Some thousand bytes of the project's own text, read several times over in a run."""
-    text = (ROOT / "tbptt/training/checkpoints.py").read_text()
+    text = (ROOT / "tbptt/training/checkpoints.py").read_text(encoding="utf-8")
     (folder / "text").mkdir(parents=True)
     for split, part in (("train", text[:4200]), ("valid", text[4200:5200]), ("test", text[5200:6200])):
-        (folder / "text" / f"{split}.txt").write_text(part)
+        (folder / "text" / f"{split}.txt").write_text(part, encoding="utf-8")
 
 
 def run_undisturbed(start: list[str], run_dir: Path) -> float:
@@ -78,16 +78,16 @@ def run_and_kill(start: list[str], run_dir: Path, kills: int, startup: float, se
 def wait_for_lines(run_dir: Path, process: subprocess.Popen, lines: int, seconds: float = 600) -> None:
     """Until the log of the run tells of some more steps, or so many seconds are over."""
     log = run_dir / "run.log"
-    before = log.read_text().count(": step ") if log.exists() else 0
+    before = log.read_text(encoding="utf-8").count(": step ") if log.exists() else 0
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
-        if log.exists() and log.read_text().count(": step ") >= before + lines:
+        if log.exists() and log.read_text(encoding="utf-8").count(": step ") >= before + lines:
             break
         time.sleep(0.01)
 
 
 def losses(run_dir: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
 
 
@@ -98,7 +98,7 @@ def compare(folder: Path, kills: int, seed: int = 1) -> dict:
     startup = run_undisturbed(command(folder, calm, steps), calm)
     run_and_kill(command(folder, killed, steps), killed, kills, startup, seed)
     weights = [load_file(run_dir / "checkpoints/last/model.safetensors") for run_dir in (calm, killed)]
-    results = [json.loads((run_dir / "results.json").read_text())["loss"] for run_dir in (calm, killed)]
+    results = [json.loads((run_dir / "results.json").read_text(encoding="utf-8"))["loss"] for run_dir in (calm, killed)]
     return {
         "kills": kills,
         "continued_from_steps": continued_from(killed),
@@ -110,7 +110,7 @@ def compare(folder: Path, kills: int, seed: int = 1) -> dict:
 
 def continued_from(run_dir: Path) -> list[int]:
     """The steps at which the killed run took up again, as its log tells."""
-    lines = (run_dir / "run.log").read_text().splitlines()
+    lines = (run_dir / "run.log").read_text(encoding="utf-8").splitlines()
     return [
         int(line.split("from step ")[1].split(" of")[0].replace(",", "")) for line in lines if "Continuing from" in line
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tbptt.report.members import members_in
 from tbptt.report.sweep import report_sweeps
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     for folder in arguments.sweeps:
-        if not list(folder.glob("*/.hydra")) and not (folder / ".hydra").is_dir():
+        if not members_in(folder):
             parser.error(f"{folder} is no directory of a sweep or of a run")
     target = arguments.to or arguments.sweeps[0]
     target.mkdir(parents=True, exist_ok=True)

@@ -207,7 +207,7 @@ def main() -> None:
     }
     print("\n" + json.dumps(about))
     if arguments.json:
-        with open(arguments.json, "a") as file:
+        with open(arguments.json, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row | about) + "\n" for row in rows)
 
 

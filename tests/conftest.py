@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, the server of forked commands among them
 import torch
 
 if not torch.cuda.is_available():

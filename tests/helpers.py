@@ -1,5 +1,9 @@
-"""What tests of several rooms need: a command line's configuration, and numbers that must agree."""
+"""What tests of several rooms need: a command line's configuration, numbers that must agree, and other users."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -9,6 +13,9 @@ from torch import Tensor
 from tbptt.cli.config import Config, register, typed
 
 CONF = Path(__file__).parents[1] / "conf"
+# Else imported when they are first needed, perhaps by another user, who may have no right to read them.
+ENCODINGS = "ascii", "cp437", "idna", "latin_1", "utf_8_sig", "utf_32_le"
+IMPORTED_LATE = "tokenizers", *(f"encodings.{name}" for name in ENCODINGS)
 
 
 def composed(*overrides: str) -> Config:
@@ -27,3 +34,15 @@ def assert_relatively_close(actual: Tensor, expected: Tensor, tolerance: float) 
     """The norm of the difference is at most `tolerance` times the norm."""
     assert actual.shape == expected.shape
     assert (actual - expected).norm() <= tolerance * expected.norm()
+
+
+@contextmanager
+def user(uid: int) -> Iterator[None]:
+    """Act as another user, as only root can."""
+    for module in IMPORTED_LATE:
+        import_module(module)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

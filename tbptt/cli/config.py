@@ -7,15 +7,17 @@ Hydra composes it from conf/; `typed` converts the result to plain dataclasses. 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from tbptt import models
 from tbptt.cli import directories
+from tbptt.cli.quoting import literal
 from tbptt.data.config import DataConfig
 from tbptt.errors import UserError
 from tbptt.evaluation import dynamic_config
@@ -93,39 +95,71 @@ def _reject_unknown_keys(node: DictConfig, prefix: str) -> None:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as plain JSON values."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    """A configuration dataclass as plain JSON values. Text is kept as it is, also with ${ in it."""
+    return _plain(asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.name if isinstance(value, Enum) else value
 
 
 T = TypeVar("T")
 
 
-def from_dict(schema: type[T], values: Mapping[str, Any] | DictConfig) -> T:
+def from_dict(schema: type[T], values: Mapping[str, Any]) -> T:
     """The inverse of `as_dict`."""
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    texts = {key: literal(value) if isinstance(value, str) else value for key, value in values.items()}
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), texts))
     assert isinstance(config, schema)
     return config
+
+
+GROUPS: dict[str, Mapping[str, type]] = {
+    "model": models.CONFIGS,
+    "optimizer": optimizers.CONFIGS,
+    "scheduler": schedules.CONFIGS,
+    "logger": loggers.CONFIGS,
+    "generate": generation.CONFIGS,
+    "data": {"data": DataConfig},
+    "trainer": {"trainer": TrainerConfig},
+    "eval": {"eval": EvalConfig},
+    "launcher": launchers.CONFIGS,
+    "eval/dynamic": dynamic_config.CONFIGS,
+}
+HYDRA_TEXTS = ("run.dir", "sweep.dir", "sweep.subdir", "output_subdir", "job.name")
+
+
+def text_keys() -> set[str]:
+    """The keys of all settings that are text: paths, addresses, the prompt, names."""
+    keys = _text_keys(Config, "") | {f"hydra.{key}" for key in HYDRA_TEXTS}
+    for group, schemas in GROUPS.items():
+        prefix = "hydra.launcher." if group == "launcher" else f"{group.replace('/', '.')}."
+        keys = keys.union(*(_text_keys(schema, prefix) for schema in schemas.values()))
+    return keys
+
+
+def _text_keys(schema: type, prefix: str) -> set[str]:
+    keys = set()
+    hints = get_type_hints(schema)
+    for each in fields(schema):  # type: ignore[arg-type]
+        hint = hints[each.name]
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if is_dataclass(hint) and isinstance(hint, type):
+            keys |= _text_keys(hint, f"{prefix}{each.name}.")
+        elif str in kinds and each.name != "name":
+            keys.add(prefix + each.name)
+    return keys
 
 
 def register() -> None:
     """Register the schemas with Hydra; conf/ refers to them by name."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    groups: dict[str, Mapping[str, type]] = {
-        "model": models.CONFIGS,
-        "optimizer": optimizers.CONFIGS,
-        "scheduler": schedules.CONFIGS,
-        "logger": loggers.CONFIGS,
-        "generate": generation.CONFIGS,
-        "data": {"data": DataConfig},
-        "trainer": {"trainer": TrainerConfig},
-        "eval": {"eval": EvalConfig},
-        "launcher": launchers.CONFIGS,
-        "eval/dynamic": dynamic_config.CONFIGS,
-    }
-    for group, schemas in groups.items():
+    for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("/", "."))
 

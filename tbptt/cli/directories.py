@@ -1,16 +1,24 @@
-"""Run directory names, derived from the configuration so that every rank and every later command agree on them."""
+"""Run directories: their names, the right to write to them, and the lock of the process that trains in one.
+
+The names are derived from the configuration, so that every rank and every later command agree on them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from tbptt.errors import UserError
 from tbptt.launch.rank_info import find_rank_info
 
 _CHECKPOINT = re.compile("best|last|checkpoints|step_.*")  # path components below the run directory
@@ -46,15 +54,49 @@ def run_dir(*, _root_: DictConfig) -> str:
     return f"runs/{root.data.name}-{root.hydra.runtime.choices.model}-{_short_hash(trained)}"
 
 
-def sweep_dir(overrides: list[str]) -> str:
+def sweep_dir(overrides: Sequence[str]) -> str:
     """runs/sweep-HASH, with a hash of the command line: the same sweep gives the same directory."""
-    return f"runs/sweep-{_short_hash(list(overrides))}"
+    return f"runs/sweep-{_short_hash(words_of(overrides))}"
+
+
+def words_of(overrides: Sequence[str]) -> list[str]:
+    """The words of a command line as they were typed: an interpolation in them stays one."""
+    typed: Any = OmegaConf.to_container(overrides, resolve=False) if isinstance(overrides, ListConfig) else overrides
+    return [str(word) for word in typed]
 
 
 def by_rank(main: str, other: str | None) -> str | None:
     """`main` on rank 0; on other ranks `other`, with %d replaced by the rank."""
     rank = find_rank_info().rank
     return (other and other.replace("%d", str(rank))) if rank else main
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """UserError unless the folder can be created, or be written to with what a run has in it already."""
+    nearest = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+    for path in (nearest, folder / ".hydra", folder / "run.log"):
+        if os.path.lexists(path) and not os.access(path, os.W_OK, effective_ids=True):
+            raise UserError(f"{key}={folder}: {path} may not be written; choose another {key}")
+    if not nearest.is_dir():
+        raise UserError(f"{key}={folder}: {nearest} is not a folder; choose another {key}")
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """UserError if another process is training in this run directory. Who may write to it may take the lock."""
+    lock = FileLock(folder / "run.lock", timeout=0, mode=0o600 | folder.stat().st_mode & 0o066)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another process is training in {folder}: wait for it, or choose another hydra.run.dir"
+        ) from None
+    except PermissionError as error:
+        raise UserError(f"{folder} is another user's ({error}): choose another hydra.run.dir") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def launcher_mode(*, _root_: DictConfig) -> str | None:

@@ -6,10 +6,12 @@ import atexit
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any
@@ -29,31 +31,37 @@ from tbptt.launch.rank_info import RankInfo, find_rank_info
 from tbptt.launch.rendezvous import RendezvousError, meet
 from tbptt.launch.stopping import Stopped, requeue
 from tbptt.launch.world import World
+from tbptt.report.results import ERROR, write_error
 
+log = logging.getLogger(__name__)
+ERROR_FILE = "TBPTT_ERROR_FILE"  # the variable that names the file in which the ranks of this machine give their error
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # longer than any work that one rank does alone
 
 
 def run_in_world(
     composed: DictConfig,
-    entry: Callable[[DictConfig], None],
+    entry: Callable[[DictConfig], Any],
     check: Callable[[Config], None],
     work: Callable[[Config, Path, World], None],
 ) -> None:
     """Call `check(config)`, then `work(config, run_dir, world)` on every rank; new processes call `entry(composed)`.
 
-    An error is written to error.txt in the run directory, from which the sweep table and the parent process read it.
+    An error is written to error.txt in the run directory, unless this belongs to another run or is finished.
     """
     run_dir, rank_info = Path(HydraConfig.get().runtime.output_dir), find_rank_info()
+    escape_what_the_screen_lacks()
     try:
+        return_to_start()
         config = typed(composed)
         check(config)
         count = process_count(config, rank_info)
         if count > 1:
-            run_local_ranks(count, entry, composed, run_dir / "error.txt")
+            _start_ranks(count, entry, composed)
         elif runs_in_parallel(config):
             settings = {"task": config.task.name} | result_settings(composed)
             with join_world(rank_info, rank_device(config, rank_info), run_dir, settings) as world:
-                work(config, _shared_run_dir(run_dir, world), world)
+                run_dir = _shared_run_dir(run_dir, world)
+                work(config, run_dir, world)
         elif rank_info.rank == 0:
             work(config, run_dir, World(device=rank_device(config, rank_info)))
     except Stopped as stopped:
@@ -61,12 +69,26 @@ def run_in_world(
         raise
     except Exception as error:
         if reports_errors(error) and (rank_info.rank == 0 or not isinstance(error, RendezvousError)):
-            write_error(run_dir, describe(error))  # a stranger has no say in the run whose directory it may share
+            _record_error(run_dir, describe(error))  # a stranger has no say in the run whose directory it may share
         if rank_info.launcher == "submitit":
             # Hydra stores the exception in the job's result, of which only rank 0's is read, and the process would exit
             # with 0: SLURM would record a success.
             atexit.register(_exit_with_1)
         raise
+
+
+def return_to_start() -> None:
+    """Undo hydra.job.chdir=true: relative paths begin where the command was typed, as when they were checked."""
+    hydra = HydraConfig.get()
+    if hydra.job.chdir:
+        os.chdir(hydra.runtime.cwd)
+
+
+def escape_what_the_screen_lacks() -> None:
+    """Print characters that the encoding of the screen lacks as \\N escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def runs_in_parallel(config: Config) -> bool:
@@ -132,6 +154,8 @@ def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path, setting
     # DDP imports this module. If that happened after init_process_group, the module would keep the group and gloo's
     # threads alive, and these abort the process if it exits while they release their last tensor.
     import_module("torch._dynamo")
+    if rank_info.rank == 0:  # the others may have a directory of their own yet, which is to stay empty
+        log.info("Waiting for all %s processes of this run", rank_info.size)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = meet(rank_info, settings)
     dist.init_process_group(
@@ -140,7 +164,7 @@ def join_world(rank_info: RankInfo, device: torch.device, run_dir: Path, setting
     world = World(rank_info.rank, rank_info.size, device)
 
     def report(cause: str) -> None:
-        write_error(run_dir, cause)
+        _record_error(run_dir, cause)
         print(f"Error: {cause}", file=sys.stderr, flush=True)
 
     monitor, stopped = FailureMonitor(world, rank_info.address, report), None
@@ -180,11 +204,29 @@ def reports_errors(error: Exception) -> bool:
     """Whether this rank shows the error."""
     if isinstance(error, RendezvousError):  # it has not met the rank 0 that would speak for it
         return True
-    return find_rank_info().rank == 0 or (isinstance(error, RankFailure) and error.reports)
+    try:
+        rank = find_rank_info().rank
+    except UserError:  # the environment is contradictory, and this probably the error to show
+        return True
+    return rank == 0 or (isinstance(error, RankFailure) and error.reports)
 
 
-def write_error(run_dir: Path, cause: str) -> None:
-    (run_dir / "error.txt").write_text(cause + "\n")
+def _start_ranks(count: int, entry: Callable[[DictConfig], Any], composed: DictConfig) -> None:
+    """Run `entry` in `count` processes. They give their error in a file, whose name they inherit."""
+    log.info("Starting %s processes", count)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[ERROR_FILE] = f"{folder}/{ERROR}"
+        try:
+            run_local_ranks(count, entry, composed, Path(os.environ[ERROR_FILE]))
+        finally:
+            del os.environ[ERROR_FILE]
+
+
+def _record_error(run_dir: Path, cause: str) -> None:
+    """For the table of the sweep, and for the process that started this rank."""
+    write_error(run_dir, cause)
+    if ERROR_FILE in os.environ:
+        Path(os.environ[ERROR_FILE]).write_text(cause + "\n", encoding="utf-8")
 
 
 def _exit_with_1() -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tbptt.data.config import DataConfig
 from tbptt.data.corpora import SPLITS, Archive, Corpus, StandardLibrary, corpus_named
 from tbptt.data.download import download
+from tbptt.data.reading import readable
+from tbptt.data.shared import make_folder, own_place, places
 from tbptt.data.sources import Sources
 from tbptt.errors import UserError
 
+log = logging.getLogger(__name__)
 HUB_REPOSITORY = "Salesforce/wikitext"
+UNPACKED = ".unpacked"  # in a folder that was unpacked: the stamp of its archive
 
 
 def check_corpus(config: DataConfig) -> Corpus:
@@ -35,35 +41,58 @@ def check_path(corpus: Corpus, config: DataConfig) -> None:
         return
     folder = Path(config.path).expanduser()
     archive = corpus.archive and folder / corpus.archive.name
-    if not (folder / "meta.json").is_file() and not (archive and archive.is_file()) and corpus.find(folder) is None:
+    with readable(f"data.path={config.path}"):
+        known = (folder / "meta.json").is_file() or (archive and archive.is_file()) or corpus.find(folder) is not None
+    if not known:
         raise UserError(f"data.path={config.path} must be a folder with {corpus.expected()}, but files are missing")
+
+
+def find_sources(corpus: Corpus, config: DataConfig) -> Sources | None:
+    """The sources of every split where they can be read now; None if they must be downloaded or unpacked first."""
+    if isinstance(corpus, StandardLibrary):
+        return corpus.find(corpus.home)
+    if config.path is None:
+        return _find_first(corpus, places(_fetched(config) / "downloaded"))
+    check_path(corpus, config)
+    folder = Path(config.path).expanduser()
+    found = corpus.find(folder)
+    if found is None and corpus.archive:
+        stamp = _stamp(folder / corpus.archive.name)
+        unpacked = [place for place in places(_fetched(config) / "unpacked") if _was_unpacked(place, stamp)]
+        found = _find_first(corpus, unpacked)
+    return found
 
 
 def acquire(corpus: Corpus, config: DataConfig) -> Sources:
     """The sources of every split, downloaded and unpacked if necessary. UserError if they cannot be obtained."""
-    cache = Path(config.cache).expanduser() / "sources" / config.name
-    if isinstance(corpus, StandardLibrary):
-        return corpus.find(corpus.home)
+    found = find_sources(corpus, config)
+    if found is not None:
+        return found
+    assert corpus.archive is not None  # otherwise Corpus.check requires data.path, with the corpus's files
+    make_folder(_fetched(config))
     if config.path is not None:
-        check_path(corpus, config)
-        folder = Path(config.path).expanduser()
-        found = corpus.find(folder)
-        if found is None and corpus.archive:
-            found = corpus.find(_unpack(folder / corpus.archive.name, corpus, cache / "unpacked"))
+        archive = Path(config.path).expanduser() / corpus.archive.name
+        found = corpus.find(_unpack(archive, corpus, own_place(_fetched(config) / "unpacked")))
         if found is None:
             raise UserError(f"the archive in data.path={config.path} does not contain {corpus.expected()}")
         return found
-    assert corpus.archive is not None  # otherwise Corpus.check requires data.path
-    folder = cache / "downloaded"
-    found = corpus.find(folder) if folder.exists() else None
-    if found is None:
-        _download(corpus, corpus.archive, config.url, folder)
-        found = corpus.find(folder)
+    folder = own_place(_fetched(config) / "downloaded")
+    _download(corpus, corpus.archive, config.url, folder)
+    found = corpus.find(folder)
     if found is None:
         raise UserError(
             f"{corpus.archive.name} from {config.url or corpus.archive.url} does not contain {corpus.expected()}"
         )
     return found
+
+
+def _fetched(config: DataConfig) -> Path:
+    """The folder in the cache for what was downloaded and unpacked."""
+    return Path(config.cache).expanduser() / "sources" / config.name
+
+
+def _find_first(corpus: Corpus, folders: Iterable[Path]) -> Sources | None:
+    return next((found for folder in folders if folder.is_dir() and (found := corpus.find(folder))), None)
 
 
 def _download(corpus: Corpus, archive: Archive, url: str | None, folder: Path) -> None:
@@ -81,11 +110,8 @@ def _download(corpus: Corpus, archive: Archive, url: str | None, folder: Path) -
 
 def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
     """Unpack the corpus's files from a zip or tar archive into `folder`, which is created atomically."""
-    marker = folder / ".unpacked"
-    stamp = f"{archive} {archive.stat().st_size} {archive.stat().st_mtime_ns}"
-    if marker.is_file() and marker.read_text() == stamp:
-        return folder
-    building = folder.with_name(f"{folder.name}.building")
+    log.info("Unpacking %s", archive)
+    building = own_place(folder.with_name(f"{folder.name}.building"))
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
@@ -103,10 +129,21 @@ def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
         raise UserError(
             f"{archive} cannot be unpacked ({error}): if it is damaged, delete it to download it again"
         ) from error
-    (building / ".unpacked").write_text(stamp)
+    (building / UNPACKED).write_text(_stamp(archive), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(building, folder)
     return folder
+
+
+def _stamp(archive: Path) -> str:
+    """Path, size and modification time: they reveal another archive."""
+    return f"{archive.resolve()} {archive.stat().st_size} {archive.stat().st_mtime_ns}"
+
+
+def _was_unpacked(folder: Path, stamp: str) -> bool:
+    """Whether the folder holds what was unpacked from the archive with this stamp."""
+    marker = folder / UNPACKED
+    return marker.is_file() and marker.read_text(encoding="utf-8") == stamp
 
 
 def _is_corpus_file(name: str, corpus: Corpus) -> bool:
@@ -135,16 +172,16 @@ def _download_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> No
             f"{corpus.title} is downloaded from the Hugging Face hub: pip install 'tbptt[download]' first, "
             f"or give data.path=FOLDER with {corpus.expected()}"
         ) from None
-    building = folder.with_name(f"{folder.name}.building")
+    log.info("Downloading %s from the Hugging Face hub", corpus.title)
+    building = own_place(folder.with_name(f"{folder.name}.building"))
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
+    hub = own_place(folder.with_name("hub"))
     for split in SPLITS:
         with open(building / corpus.files[split], "w", encoding="utf-8", newline="\n") as text:
             for name in corpus.hub[split]:
                 try:
-                    local = hf_hub_download(
-                        HUB_REPOSITORY, name, repo_type="dataset", endpoint=endpoint, cache_dir=folder.with_name("hub")
-                    )
+                    local = hf_hub_download(HUB_REPOSITORY, name, repo_type="dataset", endpoint=endpoint, cache_dir=hub)
                 except Exception as error:
                     reason = str(error).strip().split("\n")[0]
                     raise UserError(

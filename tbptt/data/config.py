@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
+from tbptt.data.reading import read_users_text, readable
 from tbptt.errors import UserError
 
 
@@ -48,6 +49,8 @@ class DataConfig:
         if self.max_vocab is not None and self.max_vocab < 2:
             raise UserError(f"data.max_vocab={self.max_vocab} must be 2 or more, or null for no limit")
         self.vocabulary_sha256()
+        if self.vocabulary is not None:
+            read_users_text(Path(self.vocabulary).expanduser(), f"data.vocabulary={self.vocabulary}")
         if self.vocabulary is not None and (self.min_count > 1 or self.max_vocab is not None):
             raise UserError("data.vocabulary cannot be combined with data.min_count or data.max_vocab")
         if self.level is Level.byte and (self.lower or self.min_count > 1 or self.max_vocab or self.vocabulary):
@@ -68,14 +71,16 @@ class DataConfig:
         if self.vocabulary is None:
             return None
         path = Path(self.vocabulary).expanduser()
-        if not path.is_file():
-            raise UserError(f"data.vocabulary={self.vocabulary}: there is no file of this name")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with readable(f"data.vocabulary={self.vocabulary}"):
+            if not path.is_file():
+                raise UserError(f"data.vocabulary={self.vocabulary}: there is no file of this name")
+            return hashlib.sha256(path.read_bytes()).hexdigest()
 
     @property
     def is_one_text(self) -> bool:
         """Whether data.path is a single text file to be scored, rather than a corpus of three splits."""
-        return self.name == "text" and Path(self.path or "").expanduser().is_file()
+        with readable(f"data.path={self.path}"):
+            return self.name == "text" and Path(self.path or "").expanduser().is_file()
 
     def processes(self) -> int:
         """The number of worker processes."""

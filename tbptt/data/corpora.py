@@ -63,6 +63,8 @@ class Corpus:
             raise UserError(f"data={config.name} needs data.path=FOLDER, a folder with {self.expected()}")
         if config.path is not None and not Path(config.path).expanduser().exists():
             raise UserError(f"data.path={config.path} does not exist: it must be a folder with {self.expected()}")
+        if config.path is not None and Path(config.path).expanduser().is_dir():
+            os.scandir(Path(config.path).expanduser()).close()  # `glob` takes a folder that may not be read as empty
 
     def expected(self) -> str:
         """The names of the expected files, for messages."""
@@ -112,7 +114,7 @@ class Folder(Corpus):
     def find(self, folder: Path) -> Sources | None:
         found: Sources = {}
         for split in SPLITS:
-            one, many = folder / f"{split}.txt", sorted((folder / split).rglob("*.txt"))
+            one, many = folder / f"{split}.txt", _texts(folder / split)
             if paths := [one] if one.is_file() else many:
                 found[split] = [Source(path) for path in paths]
         return found if len(found) == len(SPLITS) else None
@@ -149,7 +151,7 @@ class StandardLibrary(Corpus):
 
     def find(self, folder: Path) -> Sources:
         paths = []
-        for root, folders, names in os.walk(folder):
+        for root, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if name not in self.EXCLUDED]
             paths += [Path(root, name).relative_to(folder) for name in names if name.endswith(".py")]
         paths.sort(key=lambda path: hashlib.sha256(path.as_posix().encode()).digest())
@@ -159,6 +161,18 @@ class StandardLibrary(Corpus):
         for number, path in enumerate(paths):
             found[{19: "valid", 39: "test"}.get(number % 40, "train")].append(Source(folder / path))
         return found
+
+
+def _texts(folder: Path) -> list[Path]:
+    """The .txt files below a folder, in order. PermissionError for a folder in it that may not be read."""
+    if not folder.is_dir():
+        return []
+    walk = os.walk(folder, onerror=_raise)
+    return sorted(Path(root, name) for root, _, names in walk for name in names if name.endswith(".txt"))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _per_split(pattern: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from tbptt.data.shared import own_place
 from tbptt.errors import UserError, full_disk_reported
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ def download(
     UserError if the server cannot be reached or has no such file, the connection fails `tries` times, the disk is full,
     or size or SHA-256 differ; `target` does not exist then.
     """
-    part = target.with_name(f"{target.name}.part")
+    log.info("Downloading %s", url)
+    part = own_place(target.with_name(f"{target.name}.part"))
     target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, tries + 1):
         try:

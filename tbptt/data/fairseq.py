@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tbptt.data.config import Level
+from tbptt.data.reading import read_users_text, readable
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 
@@ -25,11 +26,7 @@ SPECIAL_SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>"]  # precede the entries of di
 def read_dictionary(path: Path) -> Vocabulary:
     """The vocabulary in fairseq's order: the four special symbols, then those of dict.txt ("symbol count" lines)."""
     symbols = list(SPECIAL_SYMBOLS)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(read_users_text(path).removesuffix("\n").split("\n"), start=1):
         symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not count.isdigit():
             raise UserError(f"{path}, line {number}, must be a symbol, a space and its count, not {line!r}")
@@ -40,7 +37,7 @@ def read_dictionary(path: Path) -> Vocabulary:
 def read_tokens(prefix: Path) -> np.ndarray:
     """The ids of a split in order, memory-mapped from PREFIX.bin. UserError if index and data are inconsistent."""
     index, data = prefix.with_suffix(".idx"), prefix.with_suffix(".bin")
-    with open(index, "rb") as file:
+    with readable(index), open(index, "rb") as file:
         header = file.read(HEADER.size)
         if len(header) < HEADER.size or not header.startswith(MAGIC):
             raise UserError(f"{index} is not an index written by fairseq-preprocess with --dataset-impl mmap")
@@ -60,4 +57,5 @@ def read_tokens(prefix: Path) -> np.ndarray:
         )
     if not np.array_equal(in_order, pointers):
         raise UserError(f"{index}: the sentences do not follow each other in {data.name}")
-    return np.memmap(data, dtype=dtype, mode="r") if expected else np.zeros(0, dtype)
+    with readable(data):
+        return np.memmap(data, dtype=dtype, mode="r") if expected else np.zeros(0, dtype)

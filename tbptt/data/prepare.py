@@ -11,17 +11,21 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tbptt.data import sources
-from tbptt.data.acquire import acquire
-from tbptt.data.config import DataConfig
+from tbptt.data.acquire import acquire, find_sources
+from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import SPLITS, Corpus, corpus_named
+from tbptt.data.reading import has_mark, readable
+from tbptt.data.shared import make_folder, own_place, places, rights_reported
 from tbptt.data.sources import Sources
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.data.writing import write_splits
@@ -80,10 +84,13 @@ def open_corpus(config: DataConfig) -> PreparedCorpus:
 def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
     """The prepared corpus in data.path, or None if data.path is not a folder of token files."""
     folder = Path(config.path or "").expanduser()
-    if config.path is None or not (folder / "meta.json").is_file():
-        return None
+    with readable(f"data.path={config.path}"):
+        if config.path is None or not (folder / "meta.json").is_file():
+            return None
     try:
         prepared = _open(folder)
+    except PermissionError:
+        raise  # it is not damaged
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"data.path={config.path} has damaged token files ({error}): prepare them again") from error
     found, wanted = prepared.meta["settings"], config.settings()
@@ -92,34 +99,61 @@ def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
     return prepared
 
 
+def is_prepared(config: DataConfig) -> bool:
+    """Whether the cache has token files of these settings, up to date or not."""
+    return any(place.is_dir() for place in places(_folder(config)))
+
+
 def _open_cached(config: DataConfig) -> PreparedCorpus:
     """The corpus from the cache; it is prepared first if it is missing or its source has changed."""
-    corpus = corpus_named(config.name)
-    folder = _folder(config)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"data.cache={config.cache} cannot be created ({error.strerror}): use a folder you can write to"
-        ) from error
-    with FileLock(folder.parent / f"{config.name}.lock"):  # one process prepares, the others wait
-        with full_disk_reported(folder.parent, "data.cache"):
+    corpus, folder = corpus_named(config.name), _folder(config)
+    with rights_reported(config), full_disk_reported(folder.parent, "data.cache"):
+        # Without a lock, and writing nothing: the cache may be another user's, or read-only.
+        if prepared := _find_current(config, folder, find_sources(corpus, config), log.debug):
+            return prepared
+        make_folder(folder.parent)
+        with _one_process_at_a_time(own_place(folder.parent / f"{config.name}.lock")):
             found = acquire(corpus, config)
-        if folder.exists():
-            try:
-                prepared = _open(folder)
-                if _is_current(prepared.meta["sources"], found):
-                    return prepared
-            except (OSError, ValueError, KeyError) as error:
-                log.warning("%s is damaged (%s): preparing it again", folder, error)
-        with full_disk_reported(folder.parent, "data.cache"):
-            _prepare(corpus, config, found, folder)
-        return _open(folder)
+            prepared = _find_current(config, folder, found, log.warning)
+            return prepared or _open(_prepare(corpus, config, found, own_place(folder)))
+
+
+def _find_current(
+    config: DataConfig, folder: Path, found: Sources | None, report: Callable[..., None]
+) -> PreparedCorpus | None:
+    """The prepared corpus of these sources, or None. `found` None: they have to be fetched.
+
+    `report` is called with a message if a prepared corpus is damaged.
+    """
+    for place in places(folder):
+        try:
+            if place.is_dir() and _is_current(prepared := _open(place), config, found):
+                return prepared
+        except PermissionError:
+            continue  # another user's, who keeps it to themselves
+        except (OSError, ValueError, KeyError) as error:
+            report("%s is damaged (%s): preparing it again", place, error)
+    return None
+
+
+@contextmanager
+def _one_process_at_a_time(path: Path) -> Iterator[None]:
+    """One process prepares a corpus, the others wait, and say so."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        log.info("Waiting for another process, which is preparing this corpus (%s)", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _open(folder: Path) -> PreparedCorpus:
     """Memory-map a prepared corpus. OSError, ValueError or KeyError if it is damaged."""
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["format"] != FORMAT:
         raise ValueError(f"format {meta['format']} instead of {FORMAT}")
     vocabulary = Vocabulary.from_file(folder / "vocabulary.json")
@@ -144,26 +178,39 @@ def _folder(config: DataConfig) -> Path:
     return Path(config.cache).expanduser() / f"{config.name}-{config.level.name}-{digest}"
 
 
-def _is_current(recorded: dict[str, Any], found: Sources) -> bool:
-    """Whether the sources are unchanged: same paths, sizes and times, or else the same content."""
-    return all(
-        recorded[split]["files"] == [part.stat() for part in parts]
-        or recorded[split]["sha256"] == sources.sha256(parts)
-        for split, parts in found.items()
-    )
+def _is_current(prepared: PreparedCorpus, config: DataConfig, found: Sources | None) -> bool:
+    """Whether the sources are unchanged: same paths, sizes and times, or else the same content.
+
+    Downloaded sources that were deleted are unchanged. Earlier versions read byte order marks as text.
+    """
+    if found is None:
+        return config.path is None
+    recorded = prepared.meta["sources"]
+    if config.level is not Level.byte and not prepared.meta.get("without_marks") and _have_marks(config, found):
+        return False
+    touched = {s: parts for s, parts in found.items() if recorded[s]["files"] != [part.stat() for part in parts]}
+    if touched:
+        log.info("Comparing the content of files that have another name, size or time than when they were prepared")
+    return all(recorded[split]["sha256"] == sources.sha256(parts) for split, parts in touched.items())
 
 
-def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -> None:
-    """Write a prepared corpus to `folder`, resuming an interrupted preparation of the same sources."""
+def _have_marks(config: DataConfig, found: Sources) -> bool:
+    """Whether a source, or the given vocabulary, begins with a byte order mark."""
+    paths = {part.path for parts in found.values() for part in parts}
+    return any(map(has_mark, paths | ({Path(config.vocabulary).expanduser()} if config.vocabulary else set())))
+
+
+def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -> Path:
+    """Write a prepared corpus to `folder`, which is returned; an interrupted preparation of the same is resumed."""
     log.info("Preparing data=%s (%s level) into %s", config.name, config.level.name, folder)
-    building = folder.with_name(f"{folder.name}.building")
+    building = own_place(folder.with_name(f"{folder.name}.building"))
     # Stat before reading: if a source changes meanwhile, the corpus is prepared again next time.
     stats = {split: [part.stat() for part in parts] for split, parts in found.items()}
     plan = json.dumps([FORMAT, config.settings(), stats], sort_keys=True)
-    if not (building / "plan.json").exists() or (building / "plan.json").read_text() != plan:
+    if not (building / "plan.json").exists() or (building / "plan.json").read_text(encoding="utf-8") != plan:
         shutil.rmtree(building, ignore_errors=True)  # of other sources or settings
         building.mkdir()
-        (building / "plan.json").write_text(plan)
+        (building / "plan.json").write_text(plan, encoding="utf-8")
     try:
         vocabulary, splits = write_splits(corpus, config, found, building)
         _check_published(corpus, config, splits, vocabulary)
@@ -174,6 +221,7 @@ def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -
     digests = {split: sources.sha256(parts) for split, parts in found.items()}
     meta = {
         "format": FORMAT,
+        "without_marks": True,
         "title": corpus.title,
         "home": corpus.archive and corpus.archive.url,
         "licence": corpus.licence,
@@ -186,9 +234,10 @@ def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -
     }
     (building / "plan.json").unlink()
     shutil.rmtree(building / "parts", ignore_errors=True)
-    (building / "meta.json").write_text(json.dumps(meta, indent=1))
+    (building / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(building, folder)
+    return folder
 
 
 def _check_published(corpus: Corpus, config: DataConfig, splits: dict[str, Any], vocabulary: Vocabulary) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tbptt.data.config import Level
+from tbptt.data.reading import readable
 
 CHUNK = 16 << 20  # bytes; results do not depend on it
 
@@ -21,7 +22,7 @@ class Source:
     stop: int | None = None
 
     def read(self) -> bytes:
-        with open(self.path, "rb") as file:
+        with readable(self.path), open(self.path, "rb") as file:
             file.seek(self.start)
             return file.read() if self.stop is None else file.read(self.stop - self.start)
 
@@ -53,7 +54,7 @@ def chunks(sources: Iterable[Source], level: Level, size: int = CHUNK) -> list[S
     pieces = []
     for source in sources:
         start, end = source.start, source.start + source.size()
-        with open(source.path, "rb") as file:
+        with readable(source.path), open(source.path, "rb") as file:
             while start < end:
                 stop = min(start + size, end)
                 if stop < end and level is Level.char:

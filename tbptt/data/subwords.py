@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tbptt.data import reading
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.sources import Source
 from tbptt.data.tokenize import read_text
@@ -22,8 +23,9 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if config.vocabulary is not None:
+        text = reading.read_users_text(Path(config.vocabulary).expanduser(), f"data.vocabulary={config.vocabulary}")
         try:
-            tokenizer = Tokenizer.from_file(str(Path(config.vocabulary).expanduser()))
+            tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"data.vocabulary={config.vocabulary} is not a valid tokenizer.json: {error}") from error
         tokenizer.no_truncation()  # a tokenizer.json may have these settings

@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from tbptt.data import reading
 from tbptt.data.config import Level
 from tbptt.data.sources import Source
 from tbptt.data.vocabulary import EOS
-from tbptt.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,7 @@ class TokenizedChunk:
 
 def read_text(source: Source) -> str:
     """The text of a source. UserError if it is not UTF-8."""
-    try:
-        return source.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        offset = source.start + error.start
-        raise UserError(
-            f"{source.path} is not UTF-8 text ({error.reason} at byte {offset}): convert it, or use data.level=byte"
-        ) from error
+    return reading.decode(source.read(), source.path, source.start, "convert it, or use data.level=byte")
 
 
 def symbol_ids(text: str, level: Level, line_end: str, line_start: str, lower: bool) -> tuple[list[str], np.ndarray]:
@@ -83,7 +77,7 @@ def tokenize_chunk(
     if chunk.description.exists():
         return chunk
     symbols, ids = symbol_ids(read_text(source), level, line_end, line_start, lower)
-    ids.tofile(chunk.file)
+    chunk.file.write_bytes(ids.tobytes())  # `tofile` does not tell why it fails
     described = {"symbols": symbols, "counts": np.bincount(ids, minlength=len(symbols)).tolist()}
     temporary = chunk.file.with_suffix(".new")
     temporary.write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tbptt.data.config import DataConfig, Level
+from tbptt.data.reading import read_users_text
 from tbptt.errors import UserError
 
 EOS, UNK = "<eos>", "<unk>"
@@ -57,8 +58,12 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, path: Path) -> Vocabulary:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        return cls(Level[read["level"]], read["symbols"])
+        """OSError, ValueError, KeyError or TypeError if it is not a readable file of a vocabulary."""
+        read = json.loads(path.read_text(encoding="utf-8-sig"))
+        level, symbols = Level[read["level"]], read["symbols"]
+        if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+            raise ValueError("its symbols are not a list of texts")
+        return cls(level, symbols)
 
     def lookup(self, symbols: list[str]) -> np.ndarray:
         """The id of each symbol, -1 if unknown: (len(symbols),) int64."""
@@ -96,7 +101,7 @@ def read_vocabulary_file(path: Path, level: Level) -> Vocabulary:
         if vocabulary.level is not level:
             raise UserError(f"{path} is a vocabulary of level {vocabulary.level.name}, not {level.name}")
         return vocabulary
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_users_text(path).split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     symbols = [line.split()[0] if level is Level.word and line.split() else line for line in lines]
     repeated = [symbol for symbol, count in Counter(symbols).items() if count > 1]
@@ -110,5 +115,5 @@ def load_vocabulary(path: Path) -> Vocabulary:
     """Load the vocabulary.json of a run or of a prepared corpus. UserError if it is invalid."""
     try:
         return Vocabulary.from_file(path)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a valid vocabulary.json of a run or a prepared corpus ({error})") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tbptt.data.reading import decode, readable
 from tbptt.errors import UserError
 
 
@@ -29,14 +30,10 @@ class GenerateConfig:
                 ) from error
         if prompt is not None:
             raise UserError("prompt= and generate.prompt_file= are both set: set only one of them")
-        try:
-            return Path(self.prompt_file).expanduser().read_bytes().decode()
-        except OSError as error:
-            raise UserError(f"generate.prompt_file={self.prompt_file} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"generate.prompt_file={self.prompt_file} is not UTF-8 text ({error.reason} at byte {error.start})"
-            ) from error
+        name = f"generate.prompt_file={self.prompt_file}"
+        with readable(name):
+            content = Path(self.prompt_file).expanduser().read_bytes()
+        return decode(content, name)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tbptt.files import write_all
 from tbptt.generation.text import Decoder
 
 
@@ -14,8 +15,8 @@ class ContinuationWriter:
     def __init__(self, path: Path, prompt: str, decoder: Decoder, echo: bool):
         self.path, self.prompt, self.decoder, self.echo = path, prompt, decoder, echo
         self.tokens, self.log_prob = 0, 0.0
-        self.file = open(path, "w", 1, encoding="utf-8", newline="")  # noqa: SIM115 (open until `close`)
-        self.file.write(prompt)
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 (open until `close`)
+        write_all(self.file, prompt, "hydra.run.dir")
         if echo:
             show(f"\033[1m{printable(prompt)}\033[0m" if sys.stdout.isatty() else printable(prompt))
 
@@ -34,7 +35,7 @@ class ContinuationWriter:
         return self.path.read_bytes().decode().removeprefix(self.prompt)
 
     def _write(self, text: str) -> None:
-        self.file.write(text)
+        write_all(self.file, text, "hydra.run.dir")
         if text and self.echo:
             show(printable(text))
 

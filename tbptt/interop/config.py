@@ -26,7 +26,7 @@ class ExportFormat(Enum):
 class ImportConfig:
     format: ImportFormat | None = None  # the system that wrote the checkpoint
     path: str | None = None  # the checkpoint file; with hf, the directory that save_pretrained wrote
-    config: str | None = None  # original: JSON file with the constructor arguments, if the checkpoint has none
+    config: str | None = None  # original: log.txt of train.py, or JSON of the constructor arguments, if not with it
     vocabulary: str | None = None  # dict.txt, vocab.txt, vocab.pkl, vocab.bin, cache.pt or vocabulary.json
 
     def check(self) -> None:

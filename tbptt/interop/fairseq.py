@@ -14,7 +14,7 @@ from torch import Tensor
 from tbptt.data.fairseq import read_dictionary
 from tbptt.errors import UserError
 from tbptt.interop import hf
-from tbptt.interop.foreign import ForeignModel, as_state_dict, cutoffs_of
+from tbptt.interop.foreign import ForeignAdam, ForeignModel, as_state_dict, cutoffs_of
 from tbptt.interop.pickles import Placeholder, load_torch, plain
 
 PREFIX = "decoder.model."
@@ -69,20 +69,22 @@ def _arguments(settings: dict[str, Any], n_token: int, path: Path) -> dict[str, 
     return arguments | ({"tgt_len": settings["tokens_per_sample"]} if "tokens_per_sample" in settings else {})
 
 
-def _optimizer(checkpoint: dict[str, Any], settings: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+def _optimizer(checkpoint: dict[str, Any], settings: dict[str, Any]) -> tuple[ForeignAdam | None, list[str]]:
     notes = [
         "fairseq starts from a memory of zero vectors that are attended to (eval.initial_memory=zeros), skips the last "
         "target of every segment, and never empties its training memory"
     ]
     state = checkpoint.get("last_optimizer_state")
-    if state is None:
-        return None, [*notes, "the checkpoint has no optimizer state"]
+    notes.append(
+        "the checkpoint has no optimizer state"
+        if state is None
+        else "its learning-rate schedule, loss scale and position in the data are not imported"
+    )
     if settings.get("optimizer") != "adam":
         return None, [*notes, f"the state of its optimizer {settings.get('optimizer')} is not imported"]
-    notes.append("Adam's moments are imported; fairseq adds eps before the bias correction, Adam here after it")
-    if settings.get("weight_decay"):
-        notes.append(f"its weight_decay={settings['weight_decay']} is decoupled: use optimizer=adamw")
-    return state, [*notes, "its learning-rate schedule, loss scale and position in the data are not imported"]
+    notes.append("fairseq adds Adam's eps before the bias correction, Adam here after it")
+    stated = {"betas": settings.get("adam_betas"), "eps": settings.get("adam_eps")}
+    return ForeignAdam(state, stated | {"weight_decay": settings.get("weight_decay")}, decoupled=True), notes
 
 
 def _updates(checkpoint: dict[str, Any]) -> int:

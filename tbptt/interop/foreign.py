@@ -12,13 +12,25 @@ from torch import Tensor
 
 from tbptt.data.config import Level
 from tbptt.data.fairseq import read_dictionary
+from tbptt.data.reading import read_users_text
 from tbptt.data.vocabulary import Vocabulary, load_vocabulary, read_vocabulary_file
 from tbptt.errors import UserError
+from tbptt.interop.pickled_modules import conversion
 from tbptt.interop.pickles import Placeholder, load_pickle, load_torch
+
+WHOLE = "in it"  # the location of a state dict that is the file's only content
+PARALLEL_PREFIX = "module."  # DataParallel, DistributedDataParallel and FP16_Module put it before every name
 
 
 def unchanged(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(values)
+
+
+@dataclass
+class ForeignAdam:
+    state_dict: Any  # as read, unchecked; None if the file has none
+    settings: Mapping[str, Any] = field(default_factory=dict)  # betas, eps, weight_decay, where the state has none
+    decoupled: bool = False  # its weight decay is AdamW's; else it is added to the gradient (L2)
 
 
 @dataclass
@@ -30,14 +42,15 @@ class ForeignModel:
     into_original: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = unchanged
     vocabulary: Vocabulary | None = None
     step: int = 0  # updates made
-    adam: dict[str, Any] | None = None  # its Adam's state dict, if it can be imported
+    adam: ForeignAdam | None = None  # None: it was trained with another optimizer, or the file does not say
     notes: list[str] = field(default_factory=list)  # what is computed differently, and what is not imported
 
 
 def read_json(path: Path, key: str) -> dict[str, Any]:
+    text = read_users_text(path, f"{key}={path}")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(text)
+    except ValueError as error:
         raise UserError(f"{key}={path} cannot be read as JSON ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{key}={path} must hold a JSON object")
@@ -54,13 +67,13 @@ def as_state_dict(value: Any, path: Path, location: str) -> dict[str, Tensor]:
     """Check that `value` is a state dict. UserError if it is a pickled module (saying how to convert it) or other."""
     if isinstance(value, Placeholder):
         raise UserError(
-            f"{path} holds a pickled {value.origin}, whose code is not run here: where that code is installed, run "
-            f"`python -c \"import torch; torch.save(torch.load({str(path.name)!r}, map_location='cpu').state_dict(), "
-            "'state_dict.pt')\"` (torch 2.6 and newer: with weights_only=False) and import state_dict.pt"
+            f"{path} holds a pickled {value.origin}, whose code is not run here: "
+            + conversion(path, value.origin, in_dict=location != WHOLE)
         )
     if not isinstance(value, dict) or not value or not all(isinstance(each, Tensor) for each in value.values()):
         raise UserError(f"{path} has no state dict (names and tensors) {location}")
-    return dict(value)
+    parallel = all(name.startswith(PARALLEL_PREFIX) for name in value)
+    return {name.removeprefix(PARALLEL_PREFIX if parallel else ""): each for name, each in value.items()}
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -70,7 +83,10 @@ def read_vocabulary(path: Path) -> Vocabulary:
     if path.suffix == ".json":
         return load_vocabulary(path)
     if path.suffix == ".txt":
-        return read_vocabulary_file(path, Level.word)
+        try:
+            return read_vocabulary_file(path, Level.word)
+        except UserError as error:  # it names the setting of a corpus, which is not where this file comes from
+            raise UserError(str(error).replace("data.vocabulary=", "")) from error
     saved = load_torch(path) if path.suffix in (".bin", ".pt") else load_pickle(path)
     symbols = find_symbols(saved)
     if symbols is None:

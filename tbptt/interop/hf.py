@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
+from tbptt.files import save_weights
 from tbptt.interop import original
-from tbptt.interop.foreign import ForeignModel, as_state_dict, cutoffs_of, read_json, read_vocabulary
+from tbptt.interop.foreign import WHOLE, ForeignModel, as_state_dict, cutoffs_of, read_json, read_vocabulary
 from tbptt.interop.pickles import load_torch
 from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
 
@@ -70,31 +71,52 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    if (path / "model.safetensors").is_file():
-        return read_safetensors(path / "model.safetensors")
-    if (path / "pytorch_model.bin").is_file():
-        return as_state_dict(load_torch(path / "pytorch_model.bin"), path / "pytorch_model.bin", "in it")
+    for name, load in (("model.safetensors", read_safetensors), ("pytorch_model.bin", _read_bin)):
+        if (path / name).is_file():
+            return load(path / name)
+        if (index := path / f"{name}.index.json").is_file():
+            return {key: value for shard in _shards(index) for key, value in load(shard).items()}
     raise UserError(f"import.path={path} has neither model.safetensors nor pytorch_model.bin")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files over which save_pretrained has spread the weights. UserError if one is missing."""
+    names = read_json(index, "import.path").get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"import.path={index} is no index of weights: it must have a weight_map of names to files")
+    shards = [index.with_name(Path(name).name) for name in sorted(set(names.values()))]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise UserError(f"import.path={index.parent} lacks {', '.join(missing)}, which {index.name} lists")
+    return shards
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    return as_state_dict(load_torch(path), path, WHOLE)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        path.open("rb").close()  # of a file that may not be read, the library says that it does not exist
         return load_file(path)
+    except PermissionError:
+        raise  # it is not damaged
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged or not a safetensors file") from error
 
 
-def write(model: TransformerXL, config: TransformerXLConfig, vocabulary: Vocabulary | None, folder: Path) -> None:
-    """Write a directory that `from_pretrained` of transformers 4 reads, without the tied weights.
-
-    UserError if TransfoXLLMHeadModel cannot represent the model.
-    """
-    n_tails = len(config.cutoffs)
-    tie_projs = [i > 0 for i in range(n_tails + 1)] if config.tie_projs is None else list(config.tie_projs)
-    if len(model.embedding.projections) and (tie_projs[0] or len(set(tie_projs[1:])) > 1):
+def check_export(config: TransformerXLConfig) -> None:
+    """UserError if TransfoXLLMHeadModel cannot represent the model."""
+    tie_projs = original.tied_projections(config)
+    has_projections = config.div_val > 1 or config.d_embed not in (None, config.d_model)
+    if has_projections and (tie_projs[0] or len(set(tie_projs[1:])) > 1):
         raise UserError(
             f"export.format=hf cannot represent model.tie_projs={tie_projs}: all but the first must be tied, or none"
         )
+
+
+def write(model: TransformerXL, config: TransformerXLConfig, vocabulary: Vocabulary | None, folder: Path) -> None:
+    """Write a directory that `from_pretrained` of transformers 4 reads, without the tied weights."""
+    tie_projs = original.tied_projections(config)
     tied = original.tied_names(model)
     weights = {
         name if name.startswith("crit.") else PREFIX + name: value.flip(0) if name in CLUSTERS else value
@@ -107,8 +129,8 @@ def write(model: TransformerXL, config: TransformerXLConfig, vocabulary: Vocabul
     settings |= {"proj_share_all_but_first": any(tie_projs), "tie_word_embeddings": config.tie_weight}
     settings |= FIXED | {"adaptive": True, "sample_softmax": -1, "eos_token_id": 0}
     settings |= {"architectures": ["TransfoXLLMHeadModel"], "model_type": "transfo-xl", "dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors",
-              {"format": "pt"})  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    weights = {name: value.contiguous() for name, value in weights.items()}
+    save_weights(weights, folder / "model.safetensors", {"format": "pt"})
     if vocabulary is not None:
         (folder / "vocab.txt").write_text("".join(f"{symbol}\n" for symbol in vocabulary.symbols), encoding="utf-8")

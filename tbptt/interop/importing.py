@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
-from tbptt.interop import fairseq, hf, nvidia, original, original_files
+from tbptt.interop import adam, fairseq, hf, nvidia, original, original_files
 from tbptt.interop.config import ImportConfig, ImportFormat
 from tbptt.interop.foreign import ForeignModel, read_vocabulary
 from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
+
+VOCABULARIES = ("dict.txt", "cache.pt", *hf.VOCABULARIES)  # the names that the systems give to their vocabularies
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Imported:
     vocabulary: Vocabulary | None
     step: int
     adam: dict[str, Any] | None  # {"state": ...} as in the state dict of an Adam over the model's parameters
+    optimizer: list[str]  # the overrides that give our optimizer the settings of its optimizer, as far as known
     notes: list[str]
 
 
@@ -33,7 +35,7 @@ def read(config: ImportConfig) -> Imported:
     """Read and convert a checkpoint. UserError if anything is damaged, missing or inconsistent."""
     assert config.path is not None
     path = Path(config.path).expanduser()
-    vocabulary = None if config.vocabulary is None else Path(config.vocabulary).expanduser()
+    vocabulary = None if config.vocabulary is None else _vocabulary_file(config.vocabulary)
     if config.format is ImportFormat.hf:
         foreign = hf.read(path)
     elif not path.is_file():
@@ -49,6 +51,16 @@ def read(config: ImportConfig) -> Imported:
     return _convert(foreign)
 
 
+def _vocabulary_file(name: str) -> Path:
+    """UserError if it is a folder, naming the vocabulary in it."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        found = next((file for file in VOCABULARIES if (path / file).is_file()), None)
+        hint = f"import.vocabulary={path / found}" if found else f"{', '.join(VOCABULARIES)} (it has none of these)"
+        raise UserError(f"import.vocabulary={name} is a folder: give the vocabulary file in it, {hint}")
+    return path
+
+
 def _convert(foreign: ForeignModel) -> Imported:
     vocabulary, n_token = foreign.vocabulary, foreign.arguments["n_token"]
     if type(n_token) is not int or n_token < 1:
@@ -61,55 +73,30 @@ def _convert(foreign: ForeignModel) -> Imported:
     if nonfinite := [name for name, value in foreign.weights.items() if not value.isfinite().all()]:
         raise UserError(f"the weights are damaged: {', '.join(nonfinite[:3])} hold numbers that are not finite")
     config = original.model_config(foreign.arguments)
-    model = config.build(n_token)
+    model = _build(config, n_token)
     original.load(model, foreign.into_original(foreign.weights))
     notes = list(foreign.notes)
     if any(value.dtype is torch.float16 for value in foreign.weights.values()):
         notes.append("its weights were stored in float16: the lost precision cannot be restored")
-    adam = None
+    state, optimizer = None, list[str]()
     if foreign.adam is not None:
-        adam = _convert_adam(model, foreign)
-        if adam is None:
-            notes.append("its optimizer state does not match its weights and is not imported")
-    step = foreign.step or (int(adam["state"][0]["step"]) if adam else 0)  # the original stores it only there
-    return Imported(model, config, vocabulary, step, adam, notes)
+        optimizer, told = adam.settings(foreign.adam)
+        notes += told
+        if foreign.adam.state_dict is not None:
+            state, told = adam.convert(model, foreign)
+            notes += told
+    step = foreign.step or (adam.last_step(foreign.adam) if foreign.adam else 0)  # the original stores it only there
+    return Imported(model, config, vocabulary, step, state, optimizer, notes)
 
 
-def _convert_adam(model: TransformerXL, foreign: ForeignModel) -> dict[str, Any] | None:
-    """Convert an Adam state from the source's parameter indices to ours. None if it does not match the weights.
-
-    Parameters are indexed in state-dict order, tied ones at their first name. fairseq's fp16 optimizer keeps all of
-    them in one flat vector.
-    """
-    originals = foreign.into_original(foreign.weights)
-    duplicates = original.tied_names(model) | original.BUFFERS
-    shapes = {
-        name: value.shape
-        for (name, value), original_name in zip(foreign.weights.items(), originals)
-        if original_name not in duplicates
-    }
+def _build(config: TransformerXLConfig, n_token: int) -> TransformerXL:
+    """UserError if there is no such model. The settings are the checkpoint's: an import has no model.* to change."""
+    if config.cutoffs and config.cutoffs[-1] >= n_token and config.cutoffs == sorted(config.cutoffs):
+        raise UserError(
+            f"the checkpoint's settings have cutoffs={list(config.cutoffs)} beyond its vocabulary of n_token={n_token} "
+            "entries: a cluster without words does not exist here, so that such a model cannot be imported"
+        )
     try:
-        assert foreign.adam is not None
-        indices = [index for group in foreign.adam["param_groups"] for index in group["params"]]
-        states = [foreign.adam["state"][index] for index in indices]
-        moments = {
-            key: original.convert_parameters(model, foreign.into_original(_by_name([s[key] for s in states], shapes)))
-            for key in ("exp_avg", "exp_avg_sq")
-        }
-        step = float(states[0]["step"])
-    except (KeyError, TypeError, AttributeError, RuntimeError, IndexError, ValueError, UserError):
-        return None
-    converted = {}
-    for index, (name, _) in enumerate(model.named_parameters()):
-        converted[index] = {key: moments[key][name].float().contiguous() for key in moments}
-        converted[index]["step"] = torch.tensor(step)
-    return {"state": converted}
-
-
-def _by_name(values: list[Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Name and reshape one tensor per parameter, or one flat vector of all. ValueError if the sizes do not match."""
-    if len(values) == 1 and values[0].dim() == 1:
-        values = list(values[0].split([shape.numel() for shape in shapes.values()]))
-    if len(values) != len(shapes):
-        raise ValueError(f"{len(values)} tensors for {len(shapes)} parameters")
-    return {name: value.reshape(shape) for (name, shape), value in zip(shapes.items(), values)}
+        return config.build(n_token)
+    except UserError as error:
+        raise UserError(f"the checkpoint's settings describe no model: {str(error).replace('model.', '')}") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 from tbptt.data.config import Level
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
-from tbptt.interop.foreign import ForeignModel, as_state_dict, find_symbols
+from tbptt.interop.foreign import ForeignAdam, ForeignModel, as_state_dict, find_symbols
 from tbptt.interop.pickles import load_torch, plain
 
 SHARED_PROJECTIONS = "crit.shared_out_projs."  # the embedding's projections under a second name
@@ -51,10 +51,11 @@ def read(path: Path) -> ForeignModel:
             "its same_length window is mem_len + 1 keys: with eval.same_length=true, set eval.mem_len one larger"
         )
     optimizer = args.get("optim") if isinstance(args, dict) else None
-    adam = checkpoint.get("optimizer_state") if optimizer == "adam" else None
+    state = checkpoint.get("optimizer_state") if optimizer == "adam" else None
+    adam = ForeignAdam(state, {"weight_decay": args.get("weight_decay")}) if optimizer == "adam" else None
     notes.append(
         "its learning-rate schedule, loss scale and position in the data are not imported"
-        if adam
+        if state
         else f"the state of its optimizer {optimizer}, schedule, loss scale and position in the data are not imported"
     )
     weights = as_state_dict(checkpoint["model_state"], path, "as model_state")

@@ -61,14 +61,25 @@ def model_config(arguments: Mapping[str, Any]) -> TransformerXLConfig:
     return config
 
 
+def check_export(config: TransformerXLConfig) -> None:
+    """UserError if the original's constructor cannot make the model."""
+    if config.untie_r:
+        raise UserError(
+            "export.format=original cannot represent model.untie_r=true: the original's layers share their biases; "
+            "use export.format=hf"
+        )
+
+
 def arguments(config: TransformerXLConfig, n_token: int) -> dict[str, Any]:
-    """The inverse of `model_config`."""
-    tie_projs = [i > 0 for i in range(len(config.cutoffs) + 1)] if config.tie_projs is None else list(config.tie_projs)
-    settings = {key: getattr(config, key) for key in OPTIONS} | {
-        "cutoffs": list(config.cutoffs),
-        "tie_projs": tie_projs,
-    }
-    return settings | {"n_token": n_token, "d_embed": config.d_embed or config.d_model}
+    """The inverse of `model_config`: arguments for the original's constructor, which needs a number for ext_len."""
+    settings = {key: getattr(config, key) for key in OPTIONS - {"untie_r"}}  # that argument is HF's
+    settings |= {"cutoffs": list(config.cutoffs), "tie_projs": tied_projections(config)}
+    return settings | {"n_token": n_token, "d_embed": config.d_embed or config.d_model, "ext_len": 0}
+
+
+def tied_projections(config: TransformerXLConfig) -> list[bool]:
+    """model.tie_projs, or its default."""
+    return [i > 0 for i in range(len(config.cutoffs) + 1)] if config.tie_projs is None else list(config.tie_projs)
 
 
 @torch.no_grad()

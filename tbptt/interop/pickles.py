@@ -60,6 +60,8 @@ def load_pickle(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             return _PlaceholderUnpickler(file).load()
+    except PermissionError:
+        raise  # it is not damaged
     except Exception as error:  # a damaged pickle can raise any exception
         raise UserError(f"{path} cannot be read as a pickle ({_first_line(error)})") from error
 
@@ -67,36 +69,39 @@ def load_pickle(path: Path) -> Any:
 def load_torch(path: Path) -> Any:
     """Load a torch.save file, with tensors on the CPU. UserError if it is damaged or not such a file."""
     try:
-        names, module = (_globals_in_zip if zipfile.is_zipfile(path) else _globals_in_legacy_file)(path)
-        if module is not None:
-            return Placeholder.with_origin(module)()
+        if zipfile.is_zipfile(path):
+            names = get_unsafe_globals_in_checkpoint(str(path))  # those that weights_only=True does not allow
+        else:
+            names, module, in_dict = _globals_in_legacy_file(path)
+            if module is not None:
+                placeholder = Placeholder.with_origin(module)()
+                return {"model": placeholder} if in_dict else placeholder
         with safe_globals([(Placeholder.with_origin(name), name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise  # it is not damaged
     except READ_ERRORS as error:
         raise UserError(
             f"{path} cannot be read as a torch.save file ({_first_line(error)}): it is damaged or has another format"
         ) from error
 
 
-def _globals_in_zip(path: Path) -> tuple[list[str], None]:
-    """The classes and functions in the file that weights_only=True does not allow."""
-    return get_unsafe_globals_in_checkpoint(str(path)), None
-
-
-def _globals_in_legacy_file(path: Path) -> tuple[list[str], str | None]:
-    """All classes and functions in a file from before torch 1.6, and the class of a pickled module, if there is one.
+def _globals_in_legacy_file(path: Path) -> tuple[list[str], str | None, bool]:
+    """All classes and functions in a file from before torch 1.6; the class of a pickled module, if there is one, and
+    whether it is an entry of a dict.
 
     torch cannot load such a file with a module under weights_only=True. The file is a series of pickles: a magic
     number, a version, system information, the object. A module is stored as the string `module`, its class, its source.
     """
     with open(path, "rb") as file:
-        operations = [operation for _ in range(4) for operation in pickletools.genops(file)]
+        *before, saved = [list(pickletools.genops(file)) for _ in range(4)]
+    operations = [operation for each in [*before, saved] for operation in each]
     opcodes = [(code.name, str(value)) for code, value, _ in operations if code.name in ("GLOBAL", "BINUNICODE")]
     names = [value.replace(" ", ".") for code, value in opcodes if code == "GLOBAL"]
     pairs = pairwise(opcodes)
     modules = (after for before, after in pairs if before == ("BINUNICODE", "module") and after[0] == "GLOBAL")
     module = next(modules, None)
-    return names, module and module[1].replace(" ", ".")
+    return names, module and module[1].replace(" ", "."), saved[1][0].name == "EMPTY_DICT"
 
 
 def plain(value: Any) -> Any:

@@ -101,7 +101,7 @@ class FailureMonitor:
 
     def _listen(self, rank: int, connection: socket.socket) -> None:
         try:
-            with connection.makefile() as lines:
+            with connection.makefile(encoding="utf-8") as lines:
                 for line in lines:
                     message = json.loads(line)
                     if "cause" in message:

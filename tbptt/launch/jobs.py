@@ -32,7 +32,7 @@ def unfinished_jobs(sweep_dir: Path) -> list[str]:
     queued: set[str] = set()
     if shutil.which("squeue"):
         command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
-        queued = set(subprocess.run(command, capture_output=True, text=True).stdout.split())
+        queued = set(subprocess.run(command, capture_output=True, encoding="utf-8").stdout.split())
     return sorted(job for job in folders if job in queued or _is_submitit_process(job))
 
 

@@ -18,6 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tbptt.launch.failure_monitor import RankFailure
 from tbptt.launch.stopping import Stopped
+from tbptt.output import outlive_readers
 
 SHUTDOWN_TIMEOUT = "600"  # seconds after a signal to finish a step and save; after a failure, FailureMonitor is faster
 
@@ -51,7 +52,7 @@ def run_local_ranks(count: int, task: Callable[[DictConfig], None], composed: Di
             raise Stopped(min(codes) - 128) from None
         rank, first = error.get_first_failure()
         cause = f"rank {rank} exited with code {first.exitcode} before the process group was initialised"
-        raise RankFailure(error_file.read_text().strip() if error_file.exists() else cause) from None
+        raise RankFailure(error_file.read_text(encoding="utf-8").strip() if error_file.exists() else cause) from None
     finally:
         signal.signal(signal.SIGUSR2, previous_handler)
 
@@ -59,6 +60,7 @@ def run_local_ranks(count: int, task: Callable[[DictConfig], None], composed: Di
 def _run_rank(task: Callable[[DictConfig], None], composed: DictConfig, hydra: DictConfig) -> None:
     """Run the task in one rank, with the configuration composed by the parent process."""
     setattr(HydraConfig.instance(), "cfg", hydra)  # noqa: B010 (typed as a HydraConf, but always a DictConfig)
+    outlive_readers()
     configure_log(hydra.hydra.job_logging, hydra.hydra.verbose)
     try:
         task(composed)

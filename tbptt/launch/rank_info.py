@@ -118,7 +118,7 @@ def _first_host(node_list: str) -> str:
     """The first host of a list such as node[2-5,9], where SLURM starts rank 0 of a step."""
     command = ["scontrol", "show", "hostnames", node_list]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode().split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise UserError(f"`{' '.join(command)}` does not name the nodes of this SLURM step ({error})") from error
 

@@ -82,4 +82,4 @@ def _slurm_state() -> str:
     """The state of the SLURM job of this process: RUNNING, COMPLETING, ...; empty outside of a job."""
     job = os.environ.get("SLURM_JOB_ID", "")
     command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() if job else ""
+    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip() if job else ""

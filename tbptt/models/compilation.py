@@ -33,6 +33,8 @@ def compile_blocks(model: RecurrentModel) -> None:
     blocks = model.blocks()
     if not blocks:
         log.warning("trainer.compile=true has no effect: %s has no blocks to compile", type(model).__name__)
+    else:
+        log.info("Compiling: the first step and the first validation may take minutes")
     # All blocks share one cache of compiled variants: training and evaluation, with empty, growing and full memory.
     torch._dynamo.config.recompile_limit = 64
     for block in blocks:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import Enum
+
+from tbptt.errors import UserError
+
+WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")  # of the client
 
 
 @dataclass
 class LoggerConfig:
     name: str
+
+    def check(self) -> None:
+        """UserError for invalid settings."""
 
 
 @dataclass
@@ -21,6 +29,7 @@ class LocalConfig(LoggerConfig):
 class WandbMode(Enum):
     online = "online"
     offline = "offline"
+    disabled = "disabled"
 
 
 @dataclass
@@ -30,7 +39,13 @@ class WandbConfig(LoggerConfig):
     name: str = "wandb"
     project: str = "tbptt"
     entity: str | None = None  # team or user. None: the account's default
-    mode: WandbMode = WandbMode.online  # offline: stored in the run directory, uploaded by `wandb sync`
+    # offline: stored in the run directory, uploaded by `wandb sync`. null: WANDB_MODE of the environment, else online
+    mode: WandbMode | None = None
+
+    def check(self) -> None:
+        given = os.environ.get("WANDB_MODE", "online")
+        if given not in WANDB_MODES:
+            raise UserError(f"the variable WANDB_MODE={given} must be one of {', '.join(WANDB_MODES)}")
 
 
 CONFIGS: dict[str, type[LoggerConfig]] = {config.name: config for config in (LocalConfig, WandbConfig)}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tbptt.data.config import Level
+from tbptt.report.picture import draw, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def loss_axis(level: Level) -> tuple[str, str]:
@@ -15,26 +19,27 @@ def loss_axis(level: Level) -> tuple[str, str]:
     return "ppl", "perplexity" if level is Level.word else "perplexity per subword"
 
 
-def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title: str) -> None:
-    """Draw training and validation loss against tokens seen, as bits per character or byte, or as perplexity."""
-    import matplotlib
+def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title: str) -> bool:
+    """Draw training and validation loss against tokens seen, as bits per character or byte, or as perplexity.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    False, with a warning, if that fails.
+    """
     key, label = loss_axis(level)
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for split, style in (("train", {"lw": 1, "alpha": 0.7}), ("valid", {"marker": "o", "ms": 4})):
-        points = [(m["tokens"], m[key]) for m in metrics if m.get("split", "train") == split and m[key]]
-        if points:
-            axes.plot(*zip(*points), label=split, **style)
-    finite = sorted(m[key] for m in metrics if m[key])
-    if finite:
-        # Cut off the high losses of the first steps.
-        axes.set_ylim(finite[0] * 0.95, finite[int(len(finite) * 0.95)] * 1.05)
-    axes.set(xlabel="tokens seen", ylabel=label, title=title)
-    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(target, dpi=150)
-    plt.close(figure)
+
+    def paint(axes: Axes) -> None:
+        from matplotlib.ticker import EngFormatter
+
+        for split, style in (("train", {"lw": 1, "alpha": 0.7}), ("valid", {"marker": "o", "ms": 4})):
+            points = [(m["tokens"], m[key]) for m in metrics if m.get("split", "train") == split and m[key]]
+            if points:
+                axes.plot(*zip(*points), label=split, **style)
+        finite = sorted(m[key] for m in metrics if m[key])
+        if finite:
+            # Cut off the high losses of the first steps.
+            axes.set_ylim(finite[0] * 0.95, finite[int(len(finite) * 0.95)] * 1.05)
+        axes.set(xlabel="tokens seen", ylabel=label, title=plain(title))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+    return draw(paint, target)

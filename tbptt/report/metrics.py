@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
-from tbptt.errors import UserError
-from tbptt.report.config import LoggerConfig, WandbConfig, WandbMode
+from tbptt.files import replacing, write_all
+from tbptt.report.config import LoggerConfig, WandbConfig
+from tbptt.report.wandb_run import WandbRun
 
 METRICS = "metrics.jsonl"
 
@@ -19,7 +18,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl. An incomplete last line, left by a killed run, is skipped."""
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
@@ -37,45 +36,19 @@ class Metrics:
     def __init__(self, run_dir: Path, step: int, logger: LoggerConfig, config: dict[str, Any]):
         self.path = run_dir / METRICS
         kept = [record for record in read_metrics(self.path) if record["step"] <= step]
-        new = self.path.with_suffix(".new")
-        new.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(new, self.path)
-        self.file = open(self.path, "a", buffering=1)  # noqa: SIM115 (open for the whole run)
-        self.wandb = _wandb_run(logger, run_dir, config) if isinstance(logger, WandbConfig) else None
+        with replacing(self.path, "hydra.run.dir") as new:
+            new.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        self.wandb = WandbRun(logger, run_dir, config) if isinstance(logger, WandbConfig) else None
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open for the whole run)
 
     def write(self, record: dict[str, Any]) -> None:
         # JSON has no NaN or infinity: a diverged loss is written as null.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self.file.write(json.dumps(finite) + "\n")
+        write_all(self.file, json.dumps(finite) + "\n", "hydra.run.dir")
         if self.wandb:
-            prefix = record.get("split", "train")
-            numbers = {f"{prefix}/{key}": value for key, value in record.items() if key not in ("step", "split")}
-            self.wandb.log({"step": record["step"]} | numbers)
+            self.wandb.log(record)
 
     def close(self) -> None:
         self.file.close()
         if self.wandb:
             self.wandb.finish()
-
-
-def _wandb_run(config: WandbConfig, run_dir: Path, run_config: dict[str, Any]):
-    """Start or resume the wandb run of this run directory, whose id is stored in the file wandb_id."""
-    import wandb
-
-    id_file = run_dir / "wandb_id"
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
-    if config.mode is WandbMode.online and wandb.api.api_key is None:
-        raise UserError("logger=wandb found no API key: run `wandb login` once, or use logger.mode=offline")
-    run = wandb.init(
-        project=config.project,
-        entity=config.entity,
-        id=id_file.read_text().strip(),
-        name=run_dir.name,
-        dir=str(run_dir),
-        mode="offline" if config.mode is WandbMode.offline else "online",
-        resume="allow",
-        config=run_config,
-    )
-    run.define_metric("*", step_metric="step")
-    return run

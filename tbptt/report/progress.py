@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -16,6 +17,14 @@ from tbptt.data.config import Level
 from tbptt.launch.rank_info import find_rank_info
 
 log = logging.getLogger(__name__)
+LARGE = 1 << 28  # bytes that take seconds to read
+
+
+def announce_reading(path: Path) -> None:
+    """Print that a large file, or a folder of such, is read: before logging is configured."""
+    files = path.glob("*") if path.is_dir() else [path]
+    if sum(file.stat().st_size for file in files if file.is_file()) >= LARGE:
+        print(f"Reading {path}", flush=True)
 
 
 class Progress:

@@ -1,37 +1,77 @@
-"""results.json, the results of a task, written atomically."""
+"""The state of a run directory: results.json (finished), error.txt (failed), or neither (unfinished); never both."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tbptt.errors import UserError
+from tbptt.files import replacing
 
 RESULTS = "results.json"
+ERROR = "error.txt"
 log = logging.getLogger(__name__)
+_begun: set[Path] = set()  # the run directories that starts in this process have taken over
 
 
-def start_results(run_dir: Path) -> None:
-    """Delete earlier results from `run_dir`. UserError if it belongs to a training run."""
+def refuse_training_run(run_dir: Path) -> None:
+    """UserError if `run_dir` belongs to a training run."""
     if (run_dir / "checkpoints").exists():
         raise UserError(f"{run_dir} belongs to a training run: choose another hydra.run.dir")
-    (run_dir / RESULTS).unlink(missing_ok=True)
+
+
+def begin(run_dir: Path, is_main: bool) -> None:
+    """Take over `run_dir` for this start, once nothing can refuse it: an earlier result or error is deleted.
+
+    Called on every rank; only the main one deletes.
+    """
+    _begun.add(run_dir.resolve())
+    if is_main:
+        (run_dir / RESULTS).unlink(missing_ok=True)
+        (run_dir / ERROR).unlink(missing_ok=True)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
-    """The results in `run_dir`; empty if there are none."""
+    """The results in `run_dir`; empty if there are none. PermissionError if they may not be read."""
     try:
-        return json.loads((run_dir / RESULTS).read_text())
+        return json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         return {}
 
 
 def write_results(results: dict[str, Any], run_dir: Path) -> None:
-    new = run_dir / "results.new"
-    new.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(new, run_dir / RESULTS)
-    (run_dir / "error.txt").unlink(missing_ok=True)
+    with replacing(run_dir / RESULTS, "hydra.run.dir") as new:
+        new.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (run_dir / ERROR).unlink(missing_ok=True)
     log.info("Results: %s", run_dir / RESULTS)
+
+
+def read_error(run_dir: Path) -> str:
+    """Why the run in `run_dir` failed; empty if it did not, or if it has been repaired."""
+    path = run_dir / ERROR
+    if (run_dir / RESULTS).exists() or not path.exists():
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def write_error(run_dir: Path, cause: str) -> None:
+    """Write error.txt, unless `run_dir` holds a run that this start has not taken over, or that is finished."""
+    if not run_dir.is_dir():
+        return
+    holds_a_run = any((run_dir / name).exists() for name in ("checkpoints", "run.lock"))
+    if not (run_dir / RESULTS).exists() and (run_dir.resolve() in _begun or not holds_a_run):
+        with suppress(OSError):  # a full disk, or a folder of another user: the error itself is printed
+            (run_dir / ERROR).write_text(cause + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def objective(run_dir: Path) -> float | None:
+    """What a sweeper that searches minimises: the best validation loss of a training, the loss of an evaluation."""
+    results = read_results(run_dir)
+    if "train" in results:
+        return results["train"]["best_valid_loss"]
+    return results.get("dynamic_loss", results.get("loss"))

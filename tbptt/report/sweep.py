@@ -1,19 +1,15 @@
-"""The table and the figure of all jobs of a sweep."""
+"""The table and the figure of all members of a sweep."""
 
 from __future__ import annotations
 
-import atexit
 import csv
-import json
+import math
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
-from tbptt.launch.jobs import wait_for_jobs
+from tbptt.files import replacing
+from tbptt.report.members import members_in
 from tbptt.report.sweep_figure import draw_sweep
 
 UNITS = ("loss", "ppl", "bpc", "word_ppl", "bits_per_byte")
@@ -21,68 +17,41 @@ DYNAMIC_PREFIX = "dynamic_"  # of the keys of dynamic evaluation, which are not 
 RESULT_KEYS = (*UNITS, *(DYNAMIC_PREFIX + key for key in UNITS), "tokens", "tokens_per_second", "seconds", "params")
 
 
-class SweepReport(Callback):
-    """Writes the report when the sweep's process exits, so that a failed or interrupted sweep is reported too."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        sweep_dir = Path(config.hydra.sweep.dir)
-        wait_for_jobs(sweep_dir, "Waiting for jobs that an earlier start of this sweep submitted:")
-        atexit.register(_finish, sweep_dir)
-
-
-def _finish(sweep_dir: Path) -> None:
-    with suppress(KeyboardInterrupt):
-        wait_for_jobs(sweep_dir, "Waiting for the other jobs of this sweep:")
-    report_sweeps([sweep_dir], sweep_dir)
-
-
 def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
-    """Write sweep.csv and sweep.png for all jobs of these sweeps (or single runs) into `target`; print the table."""
-    hydra_dirs = [path for folder in sweep_dirs for path in sorted(folder.glob("*/.hydra"), key=_job_number)]
-    hydra_dirs += [folder / ".hydra" for folder in sweep_dirs if (folder / ".hydra").is_dir()]
-    jobs = [_read_job(path.parent) for path in hydra_dirs]
-    if not jobs:
+    """Write sweep.csv and sweep.png for all members of these sweeps (or single runs) into `target`; print the table."""
+    members = [(folder, member) for folder in sweep_dirs for member in members_in(folder)]
+    table, figure = target / "sweep.csv", target / "sweep.png"
+    table.unlink(missing_ok=True)  # of an earlier sweep in this directory
+    figure.unlink(missing_ok=True)
+    if not members:
+        print(f"No table and no figure in {target}: no member of the sweep was started")
         return
-    varied = _varied([overrides for overrides, _ in jobs])
-    rows: list[dict[str, Any]] = [results | {key: overrides.get(key) for key in varied} for overrides, results in jobs]
+    varied = _varied([member.settings for _, member in members])
+    rows: list[dict[str, Any]] = [
+        member.row(folder) | {key: member.settings.get(key) for key in varied} for folder, member in members
+    ]
     columns = [*varied, "status", *(key for key in RESULT_KEYS if any(key in row for row in rows))]
-    with open(target / "sweep.csv", "w", newline="") as file:
+    replaced = replacing(table, "hydra.sweep.dir")
+    with replaced as new, open(new, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    # If any job has a dynamic evaluation, only such jobs are compared, by their dynamic losses.
+    # If any member has a dynamic evaluation, only such members are compared, by their dynamic losses.
     prefix = DYNAMIC_PREFIX if any(f"{DYNAMIC_PREFIX}loss" in row for row in rows) else ""
     compared = [row for row in rows if f"{prefix}loss" in row]
-    best = min(compared, key=lambda row: float(row[f"{prefix}loss"]), default=None)
-    _print_table(rows, columns, len(varied), best)
-    print(f"Table: {target / 'sweep.csv'}")
-    if compared:
-        draw_sweep(compared, varied, prefix, target / "sweep.png")
-        print(f"Figure: {target / 'sweep.png'}")
-
-
-def _job_number(path: Path) -> tuple[int, str]:
-    name = path.parent.name
-    return (int(name) if name.isdigit() else -1, name)
-
-
-def _read_job(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The overrides of a job, and its results or its error."""
-    overrides = dict(_parse_override(str(each)) for each in OmegaConf.load(folder / ".hydra/overrides.yaml"))
-    results, error = folder / "results.json", folder / "error.txt"
-    if error.exists():
-        last_line = error.read_text().strip().splitlines()[-1:]  # lines before it are a traceback
-        return overrides, {"status": f"failed: {''.join(last_line)}"}
-    if not results.exists():
-        return overrides, {"status": "unfinished"}
-    return overrides, {"status": "done"} | json.loads(results.read_text())
-
-
-def _parse_override(override: str) -> tuple[str, Any]:
-    """The key (or group) of an override, and its value: a number, a truth value or a string."""
-    key, _, value = override.lstrip("+").partition("=")
-    typed = OmegaConf.from_dotlist([f"value={value}"]).value
-    return key, value if isinstance(typed, DictConfig | ListConfig) else typed
+    tokens = {
+        (str(row.get("level")), row.get("vocabulary")) for row in compared
+    }  # what one token is: the unit of the loss
+    finite = [row for row in compared if math.isfinite(row[f"{prefix}loss"])] if len(tokens) == 1 else []
+    _print_table(rows, columns, len(varied), min(finite, key=lambda row: row[f"{prefix}loss"], default=None))
+    print(f"Table: {table}")
+    if len(tokens) > 1:
+        levels = ", ".join(sorted({level for level, _ in tokens}))
+        print(f"No figure and no best: the losses are per token of {len(tokens)} different vocabularies ({levels})")
+    elif not compared:
+        print("No figure: no member has a loss")
+    elif draw_sweep(compared, varied, prefix, figure):
+        print(f"Figure: {figure}")
 
 
 def _varied(jobs: list[dict[str, Any]]) -> list[str]:
@@ -100,7 +69,8 @@ def _print_table(rows: list[dict[str, Any]], columns: list[str], settings: int, 
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line, job in zip(cells, [None, *rows]):
         mark = "  <- best" if job is not None and job is best else ""
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) + mark)
+        text = "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) + mark
+        print(text.encode(errors="backslashreplace").decode())  # an argument that is not UTF-8
 
 
 def _cell(value: Any) -> str:

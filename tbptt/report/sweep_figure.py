@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tbptt.data.config import Level
 from tbptt.report.curves import loss_axis
+from tbptt.report.picture import draw, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 AXES = {
     "eval.mem_len": "memory length (tokens)",
@@ -20,44 +24,46 @@ PREFERRED_X = ("eval.mem_len", "model.mem_len")  # on the x axis if they vary, a
 MAX_TICKS = 10  # with more values, matplotlib chooses the ticks
 
 
-def draw_sweep(rows: list[dict[str, Any]], varied: list[str], prefix: str, target: Path) -> None:
-    """Draw the loss of each row. `varied`: the settings that differ; `prefix`: of the loss key, or empty."""
-    import matplotlib
+def draw_sweep(rows: list[dict[str, Any]], varied: list[str], prefix: str, target: Path) -> bool:
+    """Draw the loss of each row, all in one unit. `varied`: the settings that differ; `prefix`: of the loss key.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    False, with a warning, if that fails.
+    """
 
-    key, label = loss_axis(Level[rows[0]["level"]])
-    if prefix:
-        key, label = prefix + key, f"{label}, {prefix.strip('_')} evaluation"
-    x = _x_axis(rows, varied)
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    if x is None:
-        names = ["\n".join(f"{k}={row[k]}" for k in varied) or "the only job" for row in rows]
-        axes.plot([row[key] for row in rows], range(len(rows)), "o")
-        axes.set_yticks(range(len(rows)), names)
-        axes.set_xlabel(label)
-    else:
-        others = [k for k in varied if k != x]
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for row in rows:
-            name = ", ".join(f"{k.removeprefix('eval.')} {row[k]}" for k in others)
-            lines.setdefault(name, []).append((row[x], row[key]))
-        for name, points in lines.items():
-            axes.plot(*zip(*sorted(points)), marker="o", ms=4, label=name or None)
-        if others:
-            axes.legend()
-        values = sorted({row[x] for row in rows})
-        if values[0] > 0 and values[-1] / values[0] >= 16:
-            axes.set_xscale("log")
-            axes.minorticks_off()
-        if len(values) <= MAX_TICKS:
-            axes.set_xticks(values, [f"{value:g}" for value in values])
-        axes.set_xlabel(AXES.get(x, x))
-        axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
-    figure.savefig(target, dpi=150)
-    plt.close(figure)
+    def paint(axes: Axes) -> None:
+        key, label = loss_axis(Level[rows[0]["level"]])
+        if prefix:
+            key, label = prefix + key, f"{label}, {prefix.strip('_')} evaluation"
+        axes.grid(alpha=0.3)
+        x = _x_axis(rows, varied)
+        if x is None:
+            names = ["\n".join(f"{k}={row[k]}" for k in varied) or "the only job" for row in rows]
+            axes.plot([row[key] for row in rows], range(len(rows)), "o")
+            axes.set_yticks(range(len(rows)), [plain(name) for name in names])
+            axes.set_xlabel(label)
+        else:
+            _draw_lines(axes, rows, x, [k for k in varied if k != x], key)
+            axes.set_xlabel(plain(AXES.get(x, x)))
+            axes.set_ylabel(label)
+
+    return draw(paint, target)
+
+
+def _draw_lines(axes: Axes, rows: list[dict[str, Any]], x: str, others: list[str], key: str) -> None:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        name = ", ".join(f"{k.removeprefix('eval.')} {row[k]}" for k in others)
+        lines.setdefault(plain(name), []).append((row[x], row[key]))
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(points)), marker="o", ms=4, label=name or None)
+    if others:
+        axes.legend()
+    values = sorted({row[x] for row in rows})
+    if values[0] > 0 and values[-1] / values[0] >= 16:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if len(values) <= MAX_TICKS:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
 
 
 def _x_axis(rows: list[dict[str, Any]], varied: list[str]) -> str | None:

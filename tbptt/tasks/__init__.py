@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from tbptt.cli.config import Config, Task, typed
-from tbptt.cli.errors import exit_with
+from tbptt.cli.directories import check_writable, words_of
+from tbptt.cli.errors import exit_on_user_errors
 from tbptt.cli.processes import process_count, run_in_world
 from tbptt.device import pick_device
-from tbptt.errors import UserError
+from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.rank_info import find_rank_info
 from tbptt.launch.world import World
 from tbptt.models.compilation import check_compiler
+from tbptt.report.results import ERROR, objective
 from tbptt.tasks import evaluate, export_model, generate, import_model, prepare, train
 from tbptt.training.checkpoints import locate_checkpoint
 
@@ -57,22 +59,33 @@ class CheckConfig(Callback):
         composed = config.copy()
         composed._set_flag("struct", False)
         composed.pop("hydra")
-        try:
+        with exit_on_user_errors():
             checked = typed(composed)
             check(checked)
             process_count(checked, find_rank_info())
-        except (UserError, OmegaConfBaseException) as error:
-            exit_with(error)  # Hydra suppresses Exceptions of callbacks, but not SystemExit
+            check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with exit_on_user_errors():
+            check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
 
 
-def run(composed: DictConfig) -> None:
-    """Run the task in Hydra's output directory, in one process per GPU or in trainer.devices processes."""
+def run(composed: DictConfig) -> float | None:
+    """Run the task in Hydra's output directory, in one process per GPU or in trainer.devices processes.
+
+    Returns what a sweeper that searches minimises, if the task has such a number.
+    """
     run_in_world(composed, entry=run, check=check, work=_perform)
+    return objective(Path(HydraConfig.get().runtime.output_dir))
 
 
+@denied_files_reported()
 def check(config: Config) -> None:
-    """Raise UserError for invalid settings: those common to all tasks and those of the chosen task."""
+    """Raise UserError for invalid settings, or for files that may not be read."""
     config.eval.check()
+    losses = Path(config.eval.save_losses or "").expanduser()
+    if losses.is_absolute():  # a relative one is in the run directory
+        check_writable(losses.parent, "eval.save_losses")
     for group in NAMED_CHOICES:
         key = group.replace("/", ".")
         chosen = attrgetter(key)(config)
@@ -94,7 +107,8 @@ def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
     if config.task is not Task.generate:
         unused |= dict.fromkeys(("prompt", "generate"), "it generates no text")
     unused |= TASKS[config.task].unused_settings(config)
-    keys = {override.split("=")[0].replace("/", "."): override for override in overrides}
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    keys = {override.key_or_group.replace("/", "."): override.input_line for override in parsed}
     return [
         f"{override} has no effect with task={config.task.name}: {why}"
         for key, override in keys.items()
@@ -104,6 +118,9 @@ def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
 
 
 def _perform(config: Config, run_dir: Path, world: World) -> None:
-    for warning in settings_without_effect(config, list(HydraConfig.get().overrides.task)):
+    for warning in settings_without_effect(config, words_of(HydraConfig.get().overrides.task)):
         log.warning("%s", warning)
-    TASKS[config.task].run(config, run_dir, world)
+    with denied_files_reported(), full_disk_reported(run_dir, "hydra.run.dir"):
+        TASKS[config.task].run(config, run_dir, world)
+    if world.is_main:
+        (run_dir / ERROR).unlink(missing_ok=True)  # of an earlier start: this one ended well

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from tbptt.cli.config import Config, as_dict
+from tbptt.cli.directories import words_of
 from tbptt.cli.processes import runs_in_parallel
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.device import Precision
@@ -20,7 +21,7 @@ from tbptt.evaluation.dynamic_config import RMSDynamicConfig
 from tbptt.evaluation.units import loss_units, original_units
 from tbptt.launch.world import World
 from tbptt.report.progress import progress
-from tbptt.report.results import RESULTS, read_results, start_results, write_results
+from tbptt.report.results import RESULTS, begin, read_results, refuse_training_run, write_results
 from tbptt.tasks.loading import TrainedModel, corpus_to_score, open_trained, require_checkpoint
 from tbptt.tasks.scoring import losses_file, score_split
 
@@ -34,7 +35,7 @@ def check(config: Config) -> None:
         raise UserError(
             "eval/dynamic does not support trainer.precision=fp16, which needs loss scaling: use bf16 or fp32"
         )
-    if isinstance(dynamic, RMSDynamicConfig) and config.data.is_one_text:
+    if config.data.is_one_text and isinstance(dynamic, RMSDynamicConfig):
         raise UserError(
             f"eval/dynamic=rms needs gradients of training text, but data.path={config.data.path} is one text: use "
             "eval/dynamic=sgd"
@@ -55,7 +56,9 @@ def unused_settings(config: Config) -> dict[str, str]:
 
 def run(config: Config, run_dir: Path, world: World) -> None:
     """Score a split with the weights of a checkpoint, under the settings of the `eval` group."""
-    overrides = HydraConfig.get().overrides.task
+    refuse_training_run(run_dir)
+    overrides = words_of(HydraConfig.get().overrides.task)
+    log.info("Loading %s", config.checkpoint)
     trained = open_trained(config, overrides, world.device)
     corpus = corpus_to_score(config, trained.checkpoint, overrides)
     inputs = _inputs(config, trained, corpus)
@@ -64,8 +67,7 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     if world.broadcast(already_scored):
         log.info("Already scored: %s; delete it to score again", run_dir / RESULTS)
         return
-    if world.is_main:
-        start_results(run_dir)
+    begin(run_dir, world.is_main)
     log.info("Evaluating %s (step %s)", trained.checkpoint.folder, f"{trained.checkpoint.info['step']:,}")
     for note in trained.model.notes():
         log.info("%s", note)
@@ -90,6 +92,8 @@ def _score_dynamically(config: Config, trained: TrainedModel, corpus: PreparedCo
     """Score the split by dynamic evaluation. The keys of the results start with dynamic_."""
     split, level, precision = config.eval.split.name, corpus.vocabulary.level, config.trainer.precision
     log.info("Dynamic evaluation, in one lane")
+    if isinstance(config.eval.dynamic, RMSDynamicConfig):
+        log.info("First, gradient statistics of %s training tokens", f"{config.eval.dynamic.statistics_tokens:,}")
     streams, tgt_len = (corpus.splits[split], corpus.splits.get("train")), trained.config.tgt_len
     with progress(1, 0, "dynamic", level) as bar:
         scored = score_dynamically(trained.model, *streams, config.eval, tgt_len, precision, bar.update_to)

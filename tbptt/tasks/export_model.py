@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
-from tbptt.cli.config import Config
+from tbptt.cli.config import Config, from_dict
+from tbptt.cli.directories import check_writable
 from tbptt.data import language, subwords
 from tbptt.data.config import Level
 from tbptt.data.vocabulary import Vocabulary, load_vocabulary
@@ -22,8 +22,9 @@ from tbptt.interop import hf, original
 from tbptt.interop.config import ExportConfig, ExportFormat
 from tbptt.launch.world import World
 from tbptt.models.transformer_xl import TransformerXLConfig
+from tbptt.report.progress import announce_reading
 from tbptt.tasks.loading import require_checkpoint
-from tbptt.training.checkpoints import WEIGHTS, Checkpoint
+from tbptt.training.checkpoint import WEIGHTS, Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def check(config: Config) -> None:
     """Also opens the checkpoint, so that no run directory is created for a damaged one."""
     folder = require_checkpoint(config)
     config.export.check()
+    check_writable(Path(str(config.export.path)).expanduser(), "export.path")
     check_format(_open_once(folder), config.export)
 
 
@@ -48,6 +50,7 @@ def run(config: Config, run_dir: Path, world: World) -> None:
 
 @lru_cache(maxsize=1)
 def _open_once(folder: Path) -> Checkpoint:
+    announce_reading(folder)
     return Checkpoint.open(folder)
 
 
@@ -59,6 +62,12 @@ def check_format(checkpoint: Checkpoint, config: ExportConfig) -> None:
             f"{checkpoint.folder} is of model {name}, which does not exist in the original or HF: use "
             f"export.format={ExportFormat.safetensors.name}"
         )
+    if config.format is not ExportFormat.safetensors:
+        (hf if config.format is ExportFormat.hf else original).check_export(_model_config(checkpoint))
+
+
+def _model_config(checkpoint: Checkpoint) -> TransformerXLConfig:
+    return from_dict(TransformerXLConfig, checkpoint.info["config"]["model"])
 
 
 def write(checkpoint: Checkpoint, config: ExportConfig) -> Path:
@@ -71,10 +80,10 @@ def write(checkpoint: Checkpoint, config: ExportConfig) -> Path:
         partial.mkdir(parents=True)
         try:
             _write_files(partial, checkpoint, config)
-        except UserError:
+            os.rename(partial, target)
+        except BaseException:
             shutil.rmtree(partial)
             raise
-        os.rename(partial, target)
     return target
 
 
@@ -87,15 +96,14 @@ def _write_files(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> 
         shutil.copyfile(checkpoint.folder / WEIGHTS, folder / WEIGHTS)
         _write_json(folder / "config.json", checkpoint.info["config"]["model"] | {"vocab_size": n_token})
         return
-    values = OmegaConf.merge(OmegaConf.structured(TransformerXLConfig), checkpoint.info["config"]["model"])
-    config = OmegaConf.to_object(values)
-    assert isinstance(config, TransformerXLConfig)
+    config = _model_config(checkpoint)
     model = config.build(n_token)
     checkpoint.load_weights(model)
     if export.format is ExportFormat.hf:
         hf.write(model, config, _word_vocabulary(run_dir), folder)
     else:
-        torch.save(original.state_dict(model), folder / "state_dict.pt")
+        with open(folder / "state_dict.pt", "wb") as file:  # of a path, torch would not tell why it cannot be written
+            torch.save(original.state_dict(model), file, _use_new_zipfile_serialization=False)  # for torch before 1.6
         _write_json(folder / "args.json", original.arguments(config, n_token))
 
 
@@ -107,4 +115,4 @@ def _word_vocabulary(run_dir: Path) -> Vocabulary | None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tbptt.cli.config import Config, as_dict
+from tbptt.cli.directories import words_of
 from tbptt.data.language import Language
 from tbptt.errors import UserError
 from tbptt.evaluation.score import reported_context
@@ -27,7 +28,8 @@ from tbptt.generation.text import decoder, encode
 from tbptt.generation.writer import ContinuationWriter, printable, show
 from tbptt.launch.stopping import Stopped, stop_on_signal
 from tbptt.launch.world import World
-from tbptt.report.results import start_results, write_results
+from tbptt.output import reader_gone
+from tbptt.report.results import begin, refuse_training_run, write_results
 from tbptt.tasks.loading import TrainedModel, language_of, open_trained, require_checkpoint
 
 log = logging.getLogger(__name__)
@@ -51,12 +53,15 @@ def unused_settings(config: Config) -> dict[str, str]:
 
 def run(config: Config, run_dir: Path, world: World) -> None:
     """Continue a prompt with the model of a checkpoint, with the settings of the `generate` group."""
-    start_results(run_dir)
-    overrides = HydraConfig.get().overrides.task
+    refuse_training_run(run_dir)
+    overrides = words_of(HydraConfig.get().overrides.task)
+    log.info("Loading %s", config.checkpoint)
     trained = open_trained(config, overrides, world.device)
     _set_context(trained, config)
     language = language_of(config, trained.checkpoint, overrides)
     prompt = _read_prompt(config, language, run_dir)
+    begin(run_dir, world.is_main)
+    shutil.rmtree(prompt.folder, ignore_errors=True)  # the continuations of an earlier start
     log.info("Generating with %s (step %s)", trained.checkpoint.folder, f"{trained.checkpoint.info['step']:,}")
     started = time.perf_counter()
     if isinstance(config.generate, SampleConfig):
@@ -95,11 +100,8 @@ def _set_context(trained: TrainedModel, config: Config) -> None:
 
 
 def _read_prompt(config: Config, language: Language, run_dir: Path) -> Prompt:
-    """Encode the prompt, and delete the continuations of an earlier start."""
     text = config.generate.read_prompt(config.prompt)
-    prompt = Prompt(text, torch.from_numpy(encode(text, language)), language, run_dir / "generated")
-    shutil.rmtree(prompt.folder, ignore_errors=True)
-    return prompt
+    return Prompt(text, torch.from_numpy(encode(text, language)), language, run_dir / "generated")
 
 
 def _tgt_len(config: Config, trained: TrainedModel) -> int:
@@ -109,7 +111,10 @@ def _tgt_len(config: Config, trained: TrainedModel) -> int:
 def _sample(
     config: Config, trained: TrainedModel, prompt: Prompt, world: World
 ) -> tuple[list[ContinuationWriter], int]:
-    """Write all samples token by token, up to their length or a stop signal. Returns the signal too, or 0."""
+    """Write all samples token by token, up to their length or a stop signal. Returns the signal too, or 0.
+
+    Without a length, it also stops when nobody reads the output any more (`| head`).
+    """
     settings, signum = config.generate, 0
     assert isinstance(settings, SampleConfig)
     writers = [prompt.writer(number) for number in range(1, settings.samples + 1)]
@@ -119,7 +124,7 @@ def _sample(
             trained.model, tokens_P, settings, config.seed, tgt_len, config.trainer.precision
         ):
             _add(writers, tokens_B, log_probs_B)
-            if signum := stop.agreed_signal():
+            if (signum := stop.agreed_signal()) or (settings.length is None and reader_gone()):
                 break
     return writers, signum
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from tbptt.cli.config import Config
 from tbptt.data import language
 from tbptt.data.config import Level
 from tbptt.errors import UserError
+from tbptt.files import replacing
 from tbptt.interop.config import ImportConfig
 from tbptt.interop.importing import Imported, read
 from tbptt.launch.world import World
+from tbptt.report.progress import announce_reading
 from tbptt.training.checkpoints import Checkpoints
 from tbptt.training.optimizers import AdamConfig
 
@@ -48,6 +49,7 @@ def _source(config: ImportConfig) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=1)
 def _read_once(*source: Any) -> Imported:
+    announce_reading(Path(source[1]).expanduser())
     return read(ImportConfig(*source))
 
 
@@ -55,13 +57,12 @@ def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
     """Write the run directory, its checkpoint last: with one, it is complete. UserError if there are checkpoints."""
     assert config.format is not None
     checkpoints = Checkpoints(run_dir / "checkpoints", keep=1)
-    if checkpoints.folder.exists():
+    if checkpoints.exist():
         raise UserError(f"{run_dir} has checkpoints already: delete it, or choose another hydra.run.dir")
     vocabulary = imported.vocabulary
     if vocabulary is not None:
-        new = run_dir / f"{language.FILE}.new"
-        new.write_text(vocabulary.to_json(), encoding="utf-8")
-        os.replace(new, run_dir / language.FILE)
+        with replacing(run_dir / language.FILE, "hydra.run.dir") as new:
+            new.write_text(vocabulary.to_json(), encoding="utf-8")
     model = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
     data = {
         "name": f"import.format={config.format.name}",
@@ -95,10 +96,10 @@ def report(imported: Imported, run_dir: Path) -> None:
 
 
 def _overrides(imported: Imported) -> list[str]:
-    """The overrides that set the model's configuration to that of the imported model."""
+    """The overrides that set the configuration of model and optimizer to that of the imported ones."""
     plain = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
     assert isinstance(plain, dict)
     chosen = {str(key): value for key, value in plain.items() if key != "name"}
     values = {key: str(value).lower().replace(" ", "").replace("none", "null") for key, value in chosen.items()}
-    adam = ["optimizer.from_checkpoint=true"] if imported.adam else []
-    return ["model=txl_16l", *(f"model.{key}={value}" for key, value in values.items()), *adam]
+    optimizer = [*imported.optimizer, *(["optimizer.from_checkpoint=true"] if imported.adam else [])]
+    return ["model=txl_16l", *(f"model.{key}={value}" for key, value in values.items()), *optimizer]

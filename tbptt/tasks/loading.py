@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
-from tbptt.cli.config import Config, from_dict
-from tbptt.data import language
-from tbptt.data.config import DataConfig
+from tbptt.cli.config import Config, as_dict, from_dict
+from tbptt.data import language, subwords
+from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import corpus_named
 from tbptt.data.language import Language, corpus_language, load_language
 from tbptt.data.own_text import open_own_text
-from tbptt.data.prepare import PreparedCorpus, open_corpus
+from tbptt.data.prepare import PreparedCorpus, is_prepared, open_corpus
 from tbptt.device import parameter_dtype
 from tbptt.errors import UserError
 from tbptt.models import CONFIGS as MODELS
@@ -49,11 +50,11 @@ def require_checkpoint(config: Config) -> Path:
 def open_trained(config: Config, overrides: Sequence[str], device: torch.device) -> TrainedModel:
     """Open config.checkpoint. UserError if the settings of `eval` or `trainer` do not fit its model."""
     assert config.checkpoint is not None
-    for override in overrides:
-        if override.startswith(("model=", "experiment=")):
+    for override in _parsed(overrides):
+        if override.key_or_group in ("model", "experiment") and override.value() is not None:
             raise UserError(
-                f"{override} does not replace the model of checkpoint={config.checkpoint}, only evaluation settings: "
-                "remove it, and set eval.mem_len, ... or choose a group such as eval=wt103_base"
+                f"{override.input_line} does not replace the model of checkpoint={config.checkpoint}, only evaluation "
+                "settings: remove it, and set eval.mem_len, ... or choose a group such as eval=wt103_base"
             )
     checkpoint = find_checkpoint(config.checkpoint)
     trained = checkpoint.info["config"]["model"]
@@ -85,7 +86,16 @@ def corpus_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[
         raise UserError(f"data=text {problem}: give a text to score, or a folder with train.txt, valid.txt, test.txt")
     corpus = open_corpus(_data(config, checkpoint, overrides))
     checkpoint.check_vocabulary(corpus.identity())
+    _warn_of_another_text(corpus, checkpoint, overrides)
     return corpus
+
+
+def _warn_of_another_text(corpus: PreparedCorpus, checkpoint: Checkpoint, overrides: Sequence[str]) -> None:
+    """Warn if the corpus of the training run, as it is found here, is not what the run was trained on."""
+    chosen = any(override.key_or_group in ("data", "data.path") for override in _data_overrides(overrides))
+    trained, found = (each["train_sha256"] for each in (checkpoint.info["identity"]["data"], corpus.identity()))
+    if not chosen and trained != found:
+        log.warning("The corpus here is not that of the training run: its training text differs (%s)", corpus.folder)
 
 
 def language_of(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> Language:
@@ -93,7 +103,8 @@ def language_of(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]
     if not (checkpoint.run_dir / language.FILE).is_file():
         return corpus_language(corpus_to_score(config, checkpoint, overrides))
     for override in _data_overrides(overrides):
-        log.warning("%s has no effect with task=%s: the run has its own vocabulary", override, config.task.name)
+        word, task = override.input_line, config.task.name
+        log.warning("%s has no effect with task=%s: the run has its own vocabulary", word, task)
     return _kept_language(checkpoint)
 
 
@@ -106,7 +117,7 @@ def _kept_language(checkpoint: Checkpoint) -> Language:
 def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> DataConfig:
     """The corpus settings of the checkpoint, changed or replaced by those of the command line."""
     given, trained = _data_overrides(overrides), checkpoint.info["config"]["data"]
-    if any(override.startswith("data=") for override in given):
+    if any(override.key_or_group == "data" for override in given):
         corpus_named(config.data.name).check(config.data)
         return config.data
     if trained is None:
@@ -114,12 +125,36 @@ def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> D
             f"checkpoint={config.checkpoint} was imported and has no corpus: choose one, as in data=wikitext103, "
             "data=fairseq data.path=DATA-BIN or data=text data.path=FILE"
         )
-    changes = dict(OmegaConf.from_dotlist([override.removeprefix("data.") for override in given]))
-    data = from_dict(DataConfig, trained | changes)
+    composed = as_dict(config.data)  # the values as Hydra reads them
+    changes = {key: composed[key] for key in (override.key_or_group.removeprefix("data.") for override in given)}
+    here = {key: value for key, value in composed.items() if key in DataConfig.RESULT_NEUTRAL}
+    data = from_dict(DataConfig, trained | _recorded_places(checkpoint) | here | changes)
+    if "url" not in changes and not is_prepared(data):
+        data.url = None  # of a mirror near the machine that trained; where the corpus is prepared, it names its files
     corpus_named(data.name).check(data)
     return data
 
 
-def _data_overrides(overrides: Sequence[str]) -> list[str]:
-    stripped = [override.lstrip("+") for override in overrides]
-    return [override for override in stripped if override.startswith(("data=", "data."))]
+def _recorded_places(checkpoint: Checkpoint) -> dict[str, str]:
+    """data.path and data.vocabulary of the training run: where they were, or where the typed paths lead from here.
+
+    A vocabulary that is at neither place is read from the run directory.
+    """
+    trained, typed = checkpoint.info["config"]["data"], checkpoint.info.get("typed", {})
+    found = {}
+    for key in ("path", "vocabulary"):
+        candidates = [path for path in (trained[key], typed.get(key)) if path is not None]
+        if key == "vocabulary" and candidates:
+            kept = subwords.FILE if trained["level"] == Level.bpe.name else language.FILE
+            candidates.append(str(checkpoint.run_dir / kept))
+        if candidates:
+            found[key] = next((path for path in candidates if Path(path).expanduser().exists()), candidates[0])
+    return found
+
+
+def _data_overrides(overrides: Sequence[str]) -> list[Override]:
+    return [each for each in _parsed(overrides) if each.key_or_group == "data" or each.key_or_group.startswith("data.")]
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(overrides))

@@ -38,6 +38,7 @@ def score_split(
     for line in report_lines(params, scored):
         log.info("%s", line)
     results: dict[str, Any] = {"task": config.task.name, "split": name, "level": level.name}
+    results["vocabulary"] = corpus.vocabulary.sha256  # the loss is per token of this vocabulary
     results |= scored.as_dict(level) | {"params": params}
     if text_units := original_units(scored.loss, scored.tokens, level, corpus.meta["splits"][split]):
         log.info("%.2f perplexity per word, %.4f bits per byte of the text", *text_units.values())

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from tbptt.cli.config import Config, as_dict
+from tbptt.cli.directories import only_process
 from tbptt.data.acquire import check_corpus
 from tbptt.data.config import Level
 from tbptt.data.lanes import Lanes
@@ -27,7 +27,7 @@ from tbptt.models.compilation import compile_blocks
 from tbptt.report.curves import draw_curves
 from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
 from tbptt.report.progress import progress
-from tbptt.report.results import RESULTS, read_results, write_results
+from tbptt.report.results import RESULTS, begin, read_results, write_results
 from tbptt.tasks.scoring import score_split
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 from tbptt.training.config import Reduce
@@ -44,6 +44,7 @@ def check(config: Config) -> None:
     config.optimizer.check()
     config.scheduler.check()
     config.trainer.check()
+    config.logger.check()
     config.model.check_precision(config.trainer.precision, pick_device(config.trainer.device))
 
 
@@ -68,13 +69,8 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     """Train, or continue from the newest checkpoint in the run directory; then score the best weights."""
     for sentence in questionable_settings(config):
         log.warning("%s", sentence)
-    try:
-        with FileLock(run_dir / "run.lock", timeout=0) if world.is_main else nullcontext():
-            _train(config, run_dir, world)
-    except Timeout:
-        raise UserError(
-            f"another process is training in {run_dir}: wait for it, or choose another hydra.run.dir"
-        ) from None
+    with only_process(run_dir) if world.is_main else nullcontext():
+        _train(config, run_dir, world)
 
 
 @dataclass
@@ -95,20 +91,24 @@ class Run:
     def checkpoint_info(self) -> dict[str, Any]:
         """The content of checkpoint.json, except the step."""
         config = as_dict(self.config)
-        if self.config.data.path is not None:  # an absolute path is valid from any directory
-            config["data"]["path"] = str(Path(self.config.data.path).expanduser().resolve())
-        return {"identity": self.identity, "config": config}
+        typed = {key: config["data"][key] for key in ("path", "vocabulary") if config["data"][key] is not None}
+        # An absolute path is valid from any directory; on another machine, the path that was typed may be.
+        config["data"] |= {key: str(Path(path).expanduser().resolve()) for key, path in typed.items()}
+        return {"identity": self.identity, "config": config, "typed": typed}
 
 
 def _train(config: Config, run_dir: Path, world: World) -> None:
-    corpus = open_corpus(config.data)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
+    newest = _find_on_rank_0(world, checkpoints.newest_to_continue)
+    if not newest:
+        begin(run_dir, world.is_main)
+    corpus = open_corpus(config.data)
     run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
-    newest = _find_on_rank_0(world, checkpoints.newest)
     if newest:
         newest.check_same_run(run.identity)
         if _is_finished(run):
             return
+        begin(run_dir, world.is_main)
     trainer = _build_trainer(run)
     loop_state = _resume(run, newest, trainer) if newest else _start(run, trainer)
     if world.is_main:
@@ -122,9 +122,9 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
         log.info("Stopped after step %s and saved; run the same command to continue", f"{trainer.step:,}")
         raise Stopped(signum)
     results = _score_best(run, trainer, loop_state)
-    metrics.close()
     if world.is_main:
         _report(run, results)
+    metrics.close()  # after the results are written: wandb may wait for the network
 
 
 def _is_finished(run: Run) -> bool:
@@ -140,6 +140,7 @@ def _is_finished(run: Run) -> bool:
 def _build_trainer(run: Run) -> Trainer:
     """A trainer with a newly initialised model, lanes, optimizer and schedule."""
     config, corpus, world = run.config, run.corpus, run.world
+    log.info("Building the model")
     torch.manual_seed(config.seed)
     model = config.model.build(len(corpus.vocabulary), config.trainer.activation_checkpointing)
     model.to(world.device, parameter_dtype(config.trainer.precision))
@@ -204,6 +205,7 @@ def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | N
         return score(trainer.model, run.corpus.splits["valid"], valid_config, tgt_len, precision, world=world)
 
     info, level = run.checkpoint_info(), run.level
+    log.info("Training; the losses of every %s steps follow", f"{config.trainer.log_every:,}")
     with stop_on_signal(world) as stop, progress(config.trainer.max_steps, trainer.step, "train", level) as bar:
         return fit(trainer, loop_state, validate, run.checkpoints, info, metrics, bar, level, stop)
 
@@ -227,9 +229,9 @@ def _score_best(run: Run, trainer: Trainer, loop_state: LoopState) -> dict[str, 
 
 def _report(run: Run, results: dict[str, Any]) -> None:
     curves, metrics = run.folder / "curves.png", run.folder / METRICS
-    draw_curves(read_metrics(metrics), run.level, curves, run.folder.name)
     write_results(results, run.folder)
-    log.info("Learning curve: %s", curves)
+    if draw_curves(read_metrics(metrics), run.level, curves, run.folder.name):
+        log.info("Learning curve: %s", curves)
     log.info("Metrics: %s", metrics)
     log.info("Checkpoints: %s", run.checkpoints.folder)
 

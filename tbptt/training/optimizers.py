@@ -84,4 +84,5 @@ def check_weight_decay(weight_decay: float) -> None:
         raise UserError(f"optimizer.weight_decay={weight_decay} must be 0 or a positive number")
 
 
+ADAM_FAMILY = {AdamConfig.name, AdamWConfig.name}  # one state serves both: step and moments of every parameter
 CONFIGS: dict[str, type[OptimizerConfig]] = {config.name: config for config in (AdamConfig, AdamWConfig, SGDConfig)}

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,9 +56,11 @@ def test_a_training_run_leaves_all_that_it_should(trained):
 
 
 def test_the_default_run_directory_follows_from_the_settings(home):
-    printed = train(home, "seed=7")
+    printed = train(home, "seed=7", "+hydra.callbacks.value._target_=tests.cli.returned.PrintValue")
     (run_dir,) = home.glob("runs/text-txl_tiny-*")
     before = (run_dir / "metrics.jsonl").read_text()
+    best = json.loads((run_dir / "results.json").read_text())["train"]["best_valid_loss"]
+    assert f"returned {best}" in printed
     again = train(home, "seed=7", "trainer.micro_batch=2", "trainer.log_every=7")  # how, not what is computed
     assert "Results:" in printed and "This run is finished" in again and "delete" in again
     assert (run_dir / "metrics.jsonl").read_text() == before
@@ -125,6 +128,30 @@ def test_a_failed_member_of_a_training_sweep_is_in_the_table_and_the_exit_code(h
     assert failed["status"] == "failed: model.n_head=0 must be 1 or more" and not failed["loss"]
     assert done["status"] == "done" and float(done["loss"]) > 0
     assert "Error: model.n_head=0 must be 1 or more" in printed
+    assert "Error executing job" not in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize("setting", ["hydra.sweep.subdir=${hydra.job.override_dirname}", "hydra.output_subdir=null"])
+def test_a_sweep_whose_folders_are_named_otherwise_has_its_table(home, trained, setting):
+    words = ["task=eval", "checkpoint=trained", "eval.max_tokens=50", "hydra.sweep.dir=named", setting]
+    run(home, "-m", *words, "eval.mem_len=4,8")
+    run(home, "-m", *words, "eval.mem_len=16")  # the directory again, for fewer
+    rows = list(csv.DictReader((home / "named/sweep.csv").read_text().splitlines()))
+    assert [row["status"] for row in rows] == ["done"]
+
+
+def test_paths_and_corpora_of_an_evaluation_are_as_they_are_typed(home, trained):
+    for path in ("010", "c,d"):
+        shutil.copytree(home / "text", home / path)
+    words = ["task=eval", "checkpoint=trained", "eval.max_tokens=50"]
+    run(home, "-m", *words, 'data.path=010,"c,d"', "hydra.sweep.dir=typed")
+    rows = list(csv.DictReader((home / "typed/sweep.csv").read_text().splitlines()))
+    assert [(row["data.path"], row["status"]) for row in rows] == [("010", "done"), ("c,d", "done")]
+
+
+def test_a_rank_that_does_not_know_its_number_is_refused_in_one_sentence(home):
+    printed = train(home, "hydra.run.dir=unranked", code=1, RANK="0", WORLD_SIZE="1")
+    assert printed.startswith("Error: the environment has RANK, WORLD_SIZE but not") and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", [["model.n_layrs=3"], ["model.n_head=0"], ["data=text"], ["task=eval"]])
@@ -142,7 +169,8 @@ def test_another_model_or_corpus_is_refused_with_what_differs(home, trained):
     assert "model.n_layer is 3, was 2" in printed and "data.batch_size is 2, was 4" in printed
     printed = run(home, "experiment=debug", "data.batch_size=4", *more, code=1)
     assert "data.name is stdlib, was text" in printed and "train_sha256" in printed
-    assert lines_of(trained) == before
+    assert "Error executing job" not in printed and "Traceback" not in printed
+    assert lines_of(trained) == before and not (trained / "error.txt").exists()
 
 
 def test_a_finished_run_is_not_taken_for_one_of_other_settings(home, trained):
@@ -216,7 +244,11 @@ def test_finished_sweeps_are_drawn_again_together(home, trained):
 
 def test_an_evaluation_that_is_repeated_says_so_and_one_that_is_not_is_done(home, trained):
     words = ["task=eval", "checkpoint=trained", "eval.max_tokens=50", "eval.save_losses=losses", "hydra.run.dir=again"]
-    assert "Evaluated 50 tokens" in run(home, *words)
-    assert "Already scored" in run(home, *words)
+    words.append("+hydra.callbacks.value._target_=tests.cli.returned.PrintValue")
+    assert "Evaluated 50 tokens" in (printed := run(home, *words))
+    returned = f"returned {json.loads((home / 'again/results.json').read_text())['loss']}"
+    (home / "again/error.txt").write_text("of a start that was repaired")
+    assert "Already scored" in (repeated := run(home, *words)) and not (home / "again/error.txt").exists()
+    assert returned in printed and returned in repeated
     assert (home / "again/losses").stat().st_size == 4 * 50
     assert "Evaluated 50 tokens" in run(home, *words, "eval.clamp_len=3")

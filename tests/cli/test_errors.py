@@ -1,16 +1,18 @@
 """A wrong command is answered with one sentence that names the key and what it may be."""
 
+import re
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from tbptt.cli.config import Task
-from tbptt.cli.errors import sentence
-from tbptt.cli.prompt import quote_prompt
+from tbptt.cli.config import Task, text_keys
+from tbptt.cli.errors import one_sentence_errors, sentence
+from tbptt.cli.quoting import quote_texts
 from tbptt.errors import UserError
 from tbptt.tasks import check, settings_without_effect
 from tbptt.tasks.train import questionable_settings
@@ -139,6 +141,11 @@ def answer(*overrides: str) -> str:
         ("task=generate checkpoint=RUN generate=beam generate.beams=0", ["generate.beams=0", "1 or more"]),
         ("task=generate checkpoint=RUN generate=beam generate.length=null", ["generate.length=null", "generate=beam"]),
         ("task=generate checkpoint=RUN generate=beam generate.top_k=3", ["generate.top_k", "beams"]),
+        ("experiment=debug model=lstm", ["experiment=debug", "model.n_head", "another model"]),
+        ("data.path=a,b", ["data.path=a,b", "-m", "'data.path=\"a,b\"'"]),
+        ("seed=1,2", ["seed=1,2", "-m", "seed=[1,2]"]),
+        ("data.cache=${oc.env:NOPE}", ["NOPE", "data.cache"]),
+        ("data.cache=${nope:}", ["nope", "data.cache"]),
         ("generate.name=beam", ["generate.name=beam", "generate=beam"]),
     ],
 )
@@ -182,6 +189,16 @@ def test_a_setting_without_effect_is_named(command, words):
     assert all(word in said for word in words)
 
 
+def test_a_configuration_that_is_not_utf8_is_answered_with_its_file_and_byte(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_bytes(b"# caf\xe9\n")
+    with initialize_config_dir(str(tmp_path), version_base=None), pytest.raises(SystemExit) as refused:
+        with one_sentence_errors():
+            compose("mine")
+    said = capsys.readouterr().err.strip()
+    assert refused.value.code == 1
+    assert re.fullmatch(rf"Error: {tmp_path}/mine\.yaml is not UTF-8 text \(.* at byte 5\): .*", said)
+
+
 def test_a_corpus_that_can_be_downloaded_needs_no_path():
     check(composed("model=txl_16l"))
 
@@ -194,10 +211,10 @@ def test_settings_with_effect_are_not_named():
 
 @given(st.text(st.sampled_from("\"\\$`'{}[]=,:# \n\tabc") | st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_a_prompt_is_taken_as_it_is_typed(prompt):
-    command = quote_prompt(["run.py", f"prompt={prompt}", "eval.mem_len=5"])
+    command = quote_texts(["run.py", f"prompt={prompt}", "eval.mem_len=5"], text_keys())
     assert composed(*command[1:]).prompt == prompt and command[::2] == ["run.py", "eval.mem_len=5"]
 
 
 def test_prompts_of_a_sweep_are_left_to_it():
     command = ["run.py", "-m", "prompt=a,b"]
-    assert quote_prompt(command) == command
+    assert quote_texts(command, text_keys()) == command

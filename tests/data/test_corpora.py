@@ -96,7 +96,9 @@ def test_the_standard_library_is_shared_out_among_the_splits_and_stays_so(monkey
     files = stdlib_files()
     assert files == stdlib_files()
     walk = os.walk
-    monkeypatch.setattr(os, "walk", lambda root: ((at, dirs, names[::-1]) for at, dirs, names in walk(root)))
+    monkeypatch.setattr(
+        os, "walk", lambda *args, **named: ((at, dirs, names[::-1]) for at, dirs, names in walk(*args, **named))
+    )
     assert files == stdlib_files(), "the order is that in which the disk lists the files"
     together = [path for split in SPLITS for path in files[split]]
     assert len(set(together)) == len(together), "splits overlap"

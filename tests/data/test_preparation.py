@@ -6,15 +6,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tbptt.data import tokenize as module
 from tbptt.data import writing
 from tbptt.data.corpora import SPLITS
 from tbptt.data.prepare import open_corpus
 from tbptt.data.vocabulary import EOS
+from tests.commands import wait_until
 from tests.data.small_corpora import corpus_config, cut_into, decoded, files_of, words_of, write_corpus
 from tests.helpers import CONF
 
@@ -100,3 +103,14 @@ def test_processes_that_start_together_prepare_once(tmp_path):
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert "".join(printed).count("Preparing") == 1
     assert len({text[text.index("prepared {") :] for text in printed}) == 1
+
+
+def test_a_process_that_waits_for_another_says_so(tmp_path, caplog):
+    config = corpus_config(write_corpus(tmp_path, "a b\n", "a b\n", "a b\n"))
+    Path(config.cache).mkdir()
+    with ThreadPoolExecutor(1) as waiting, caplog.at_level("INFO"):
+        with FileLock(Path(config.cache, f"{config.name}.lock")):
+            opened = waiting.submit(open_corpus, config)
+            wait_until(lambda: "Waiting for another process" in caplog.text, seconds=20)
+            assert not opened.done()
+        assert len(opened.result().vocabulary)

@@ -74,6 +74,19 @@ def original_file(path: Path, model_name: str, **settings) -> ImportConfig:
     return imported_from("original", path, config=str(arguments), **settings)
 
 
+def log_of_train(path: Path, model_name: str, **changes) -> Path:
+    """log.txt as train.py of the original writes it, with its arguments between two rulers."""
+    sizes = ("n_token", "n_layer", "n_head", "d_model", "d_head", "d_inner", "div_val")
+    args: dict[str, Any] = {"data": "../data/enwik8/ : x", "dataset": "enwik8"}
+    args |= {key: MANIFEST["models"][model_name]["config"][key] for key in sizes}
+    args |= {"d_embed": -1, "dropout": 0.1, "dropatt": 0.0, "optim": "adam", "lr": 0.00025, "tgt_len": 8, "ext_len": 0}
+    args |= {"mem_len": 8, "not_tied": False, "adaptive": False, "pre_lnorm": False, "restart_dir": "", "attn_type": 0}
+    args |= {"same_length": False, "clamp_len": -1, "sample_softmax": -1, "tied": True} | changes
+    lines = ["=" * 100, *(f"    - {key} : {value}" for key, value in args.items()), "=" * 100, "#params = 88214230"]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
 def nvidia_file(path: Path, model_name: str, optimizer: dict[str, Any] | None = None, **changes) -> ImportConfig:
     """What save_checkpoint of train.py writes; `changes` are arguments of the constructor."""
     arguments = MANIFEST["models"][model_name]["config"] | {"dtype": None, "ext_len": 0, "tgt_len": 8, "mem_len": 8}

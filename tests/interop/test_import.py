@@ -72,6 +72,13 @@ def test_the_originals_losses_with_the_arguments_of_its_script(tmp_path):
     assert imported.config.mem_len == 8
 
 
+def test_a_state_dict_of_a_parallel_module_is_read(tmp_path):
+    """DataParallel and the original's FP16_Module put "module." before every name."""
+    config = original_file(tmp_path / "weights.pt", "a_plain")
+    torch.save({f"module.{name}": value for name, value in original_weights("a_plain").items()}, config.path)
+    assert_losses_of_the_original(read(config).model, "a_plain")
+
+
 @pytest.mark.parametrize("model_name", MODELS)
 def test_nvidias_losses_are_the_originals(tmp_path, model_name):
     imported = read(nvidia_file(tmp_path / "checkpoint_best.pt", model_name))
@@ -103,6 +110,29 @@ def test_huggingfaces_losses_from_both_starts(tmp_path, file):
     imported = read(imported_from("hf", folder))
     assert_losses_of_hf(imported.model)
     assert sum(p.numel() for p in imported.model.parameters()) == 35211
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_huggingfaces_shards_are_read_together(tmp_path, file):
+    folder = shutil.copytree(GOLDEN_HF / HF_NAME, tmp_path / "hf", copy_function=shutil.copyfile)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    stem, suffix = file.split(".")
+    shards = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    places = {name: shards[i % 2] for i, name in enumerate(weights)}
+    for shard in shards:
+        part = {name: value for name, value in weights.items() if places[name] == shard}
+        (save_file if suffix == "safetensors" else torch.save)(part, folder / shard)
+    index = folder / f"{file}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    assert_losses_of_hf(read(imported_from("hf", folder)).model)
+    (folder / shards[1]).unlink()
+    with pytest.raises(UserError, match=rf"lacks {shards[1]}, which {file}\.index\.json lists"):
+        read(imported_from("hf", folder))
+    for content in ("{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', "["):
+        index.write_text(content)
+        with pytest.raises(UserError, match=f"import.path={index}"):
+            read(imported_from("hf", folder))
 
 
 def test_the_two_starts_differ():

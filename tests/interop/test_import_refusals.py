@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from tbptt.errors import UserError
 from tbptt.interop.config import ImportConfig
 from tbptt.interop.importing import read
 from tbptt.interop.pickles import Placeholder, load_pickle
 from tbptt.tasks.import_model import write
+from tbptt.training.checkpoints import find_checkpoint
 from tests.interop.foreign_files import (
     GOLDEN_HF,
     HF_NAME,
@@ -140,26 +140,6 @@ def test_an_npz_of_pickled_objects_is_refused(tmp_path):
     assert "weights.npz" in refusal(config)
 
 
-class Whole(nn.Module):
-    """A module that is pickled with its class; files older than torch 1.6 hold the source of its code, too."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(2))
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickled_module_is_refused_with_the_line_that_helps(tmp_path, monkeypatch, zipped):
-    torch.save(Whole(), tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
-    said = refusal(imported_from("original", tmp_path / "model.pt"))
-    assert f"holds a pickled {__name__}.Whole" in said
-    (line,) = [part for part in said.split("`") if part.startswith("python -c")]
-    code = line.removeprefix('python -c "').removesuffix('"').replace("'cpu'", "'cpu', weights_only=False")
-    monkeypatch.chdir(tmp_path)
-    exec(code)
-    assert torch.equal(torch.load(tmp_path / "state_dict.pt", weights_only=True)["weight"], torch.ones(2))
-
-
 class Danger:
     """Makes a file when it is unpickled as pickles usually are."""
 
@@ -233,7 +213,14 @@ def test_arguments_that_are_not_known_are_asked_for(tmp_path):
 
 def test_a_run_directory_that_has_checkpoints_is_left_as_it_is(tmp_path):
     config = nvidia_file(tmp_path / "checkpoint.pt", "a_plain")
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/step_00000001").mkdir(parents=True)
     with pytest.raises(UserError, match="has checkpoints already"):
         write(read(config), config, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["checkpoints", "step_00000001"]
+
+
+def test_what_an_interrupted_import_has_left_does_not_hinder_the_next(tmp_path):
+    config = nvidia_file(tmp_path / "checkpoint.pt", "a_plain")
+    (tmp_path / "run/checkpoints/step_00000001.writing").mkdir(parents=True)
+    write(read(config), config, tmp_path / "run")
+    assert find_checkpoint(str(tmp_path / "run")).folder.parent == tmp_path / "run/checkpoints"

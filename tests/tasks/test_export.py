@@ -1,6 +1,8 @@
 """What comes in goes out as it came, bit for bit; what a format has no place for is refused."""
 
 import json
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from tests.interop.foreign_files import (
     words,
 )
 from tests.models.recorded import MANIFEST
+from tests.refusing_disks import largest_file
 from tests.training.saved_runs import model_at
 
 
@@ -57,6 +60,34 @@ def test_the_originals_state_dict_comes_back(tmp_path, model_name):
     assert {key: arguments[key] for key in given} == given
     again = imported_from("original", folder / "state_dict.pt", config=str(folder / "args.json"))
     assert_same(dict(read(again).model.named_parameters()), load_file(checkpoint.folder / "model.safetensors"))
+
+
+def original_constructor(
+    n_token, n_layer, n_head, d_model, d_head, d_inner, dropout, dropatt, tie_weight=True, d_embed=None, div_val=1,
+    tie_projs=(False,), pre_lnorm=False, tgt_len=None, ext_len=None, mem_len=None, cutoffs=(), adapt_inp=False,
+    same_length=False, attn_type=0, clamp_len=-1, sample_softmax=-1,
+):  # fmt: skip
+    """The signature of the original's MemTransformerLM, and the first sum that it makes: max_klen."""
+    return tgt_len + ext_len + mem_len
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_the_originals_code_can_load_what_it_gets(tmp_path, model_name):
+    """Its constructor takes the arguments; torch before 1.6 reads the state dict, a series of pickles."""
+    checkpoint = run_of(original_file(tmp_path / "weights.npz", model_name), tmp_path / "run")
+    folder = exported(checkpoint, "original", tmp_path / "out")
+    config = read(imported_from("original", tmp_path / "weights.npz", config=str(tmp_path / "args.json"))).config
+    arguments = json.loads((folder / "args.json").read_text())
+    assert original_constructor(**arguments) == config.tgt_len + config.mem_len
+    assert not zipfile.is_zipfile(folder / "state_dict.pt")
+
+
+def test_biases_of_each_layer_are_refused_by_the_original_before_anything_is_written(tmp_path):
+    """HF has them (fairseq's models do, too); they have no place in the original."""
+    checkpoint = run_of(imported_from("hf", GOLDEN_HF / HF_NAME), tmp_path / "run")
+    with pytest.raises(UserError, match=r"cannot represent model\.untie_r=true: .*export\.format=hf"):
+        check_format(checkpoint.folder, ExportFormat.original)
+    check_format(checkpoint.folder, ExportFormat.hf)
 
 
 @pytest.mark.parametrize("model_name", MODELS)
@@ -116,10 +147,34 @@ def test_ties_that_huggingface_has_no_place_for_are_refused_and_nothing_is_writt
     config.path = str(tmp_path / "weights.pt")
     checkpoint = run_of(config, tmp_path / "run")
     with pytest.raises(UserError, match=r"cannot represent model\.tie_projs"):
-        exported(checkpoint, "hf", tmp_path / "out")
+        check_format(checkpoint.folder, ExportFormat.hf)
     assert not list(tmp_path.glob("out*"))
 
 
 def test_an_existing_directory_is_not_written_to(tmp_path):
     with pytest.raises(UserError, match="exists already"):
         ExportConfig(ExportFormat.hf, str(tmp_path)).check()
+
+
+@pytest.mark.parametrize("format", ExportFormat)
+def test_an_export_that_has_no_space_says_so_and_leaves_nothing(tmp_path, format):
+    checkpoint = run_of(original_file(tmp_path / "weights.npz", "a_plain"), tmp_path / "run")
+    whole = exported(checkpoint, format.name, tmp_path / "whole")
+    before = set(tmp_path.iterdir())
+    for size in sorted({limit for path in whole.iterdir() for limit in (0, path.stat().st_size - 1)}):
+        with largest_file(size), pytest.raises(UserError, match=r"the disk of .* is full .*export\.path"):
+            exported(checkpoint, format.name, tmp_path / "out")
+        assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_all_files_have_the_mode_that_the_umask_gives(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        checkpoint = run_of(original_file(tmp_path / "weights.npz", "a_plain"), tmp_path / "run")
+        for format in ExportFormat:
+            exported(checkpoint, format.name, tmp_path / format.name)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask} and len(files) > 9

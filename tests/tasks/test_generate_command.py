@@ -78,6 +78,28 @@ def test_what_is_interrupted_is_kept(home, length, code):
     assert written.read_bytes().decode() == results["continuations"][0]["text"]
 
 
+def test_results_are_kept_when_the_reader_of_the_text_has_gone(home):
+    """What has a length comes to its end; what has none stops."""
+    words, pipe = GENERATE[:2], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = {
+        length: subprocess.Popen(
+            command(*words, f"generate.length={length}", f"hydra.run.dir=unread{length}"),
+            cwd=home, env=environment(home), **pipe,
+        )
+        for length in ("300", "null")
+    }  # fmt: skip
+    for process in processes.values():
+        process.stdout.read(20)
+        process.stdout.close()
+    for length, process in processes.items():
+        with process.stderr:
+            assert process.stderr.read() == b"" and process.wait() == 0
+        results = results_of(home / f"unread{length}")
+        assert results["tokens"] == 300 or (length == "null" and results["tokens"] > 0)
+        written = (home / f"unread{length}/generated/1.txt").read_bytes().decode()
+        assert written == results["continuations"][0]["text"]
+
+
 def test_a_model_without_memory_is_told_of_it(home):
     printed = run(home, *GENERATE, "eval.mem_len=0", "hydra.run.dir=forgetful", code=1)
     assert "set eval.mem_len to 1 or more" in printed

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tbptt.interop import original
 from tests.data.small_corpora import write_corpus
-from tests.interop.foreign_files import nvidia_file, original_file, words
+from tests.interop.foreign_files import log_of_train, nvidia_file, original_file, original_weights, words
 from tests.models.recorded import MANIFEST
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +102,63 @@ def test_the_printed_command_trains_it_on(home, imported):
     assert "Starting from the weights of" in run(home, *words, *own)
     said = run(home, *words, *own[:-2], "hydra.run.dir=adam", "optimizer.from_checkpoint=true", code=1)
     assert "needs the state of adam" in said
+
+
+CODE = """
+from torch import nn
+class MemTransformerLM(nn.Module):
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = weights
+    def state_dict(self):
+        return self.weights
+"""
+SAVE = """
+import mem_transformer, torch
+torch.save(mem_transformer.MemTransformerLM(torch.load('weights.pt')), 'model.pt')
+"""
+
+
+def test_what_train_py_leaves_behind_trains_on(home, imported):
+    """A pickled module, log.txt and optimizer.pt; by the commands that are printed, and with adamw instead of adam."""
+    work, code = home / "LM-TFM-enwik8", home / "code"
+    work.mkdir()
+    code.mkdir()
+    (code / "mem_transformer.py").write_text(CODE)
+    weights = original_weights("a_plain")
+    torch.save(weights, work / "weights.pt")
+    subprocess.run([sys.executable, "-c", SAVE], cwd=work, env=os.environ | {"PYTHONPATH": str(code)}, check=True)
+    log_of_train(work / "log.txt", "a_plain")
+    model = original.build(weights, MANIFEST["models"]["a_plain"]["config"])
+    again = original.tied_names(model) | original.BUFFERS
+    own = [value for name, value in weights.items() if name not in again]
+    group = {"lr": 1e-4, "betas": (0.8, 0.99), "eps": 1e-7, "weight_decay": 0.0, "params": list(range(len(own)))}
+    state = {i: {"step": 30, "exp_avg": value, "exp_avg_sq": value**2} for i, value in enumerate(own) if i != 2}
+    torch.save({"state": state, "param_groups": [group]}, work / "optimizer.pt")
+    (work / "vocab.txt").write_text("\n".join(WORDS[:97]))
+    import_words = ["task=import", "import.format=original", f"import.vocabulary={work}/vocab.txt"]
+    said = run(home, *import_words, f"import.path={work}/model.pt", "hydra.run.dir=trained", code=1)
+    assert not (home / "trained").exists() and "the folder that contains mem_transformer.py" in said
+    (line,) = [part for part in said.split("`") if part.startswith("python -c")]
+    subprocess.run(["bash", "-c", f"{sys.executable}{line.removeprefix('python')}"], cwd=code, check=True)
+    said = run(home, *import_words, f"import.path={work}/state_dict.pt", "hydra.run.dir=trained")
+    assert "after 30 updates" in said and "no state yet for" in said
+    (line,) = re.findall(r"Continue its training: python run\.py (.*)", said)
+    assert "optimizer=adam optimizer.betas=[0.8,0.99] optimizer.eps=1e-07 optimizer.from_checkpoint=true" in line
+    vocabulary = "data.vocabulary=trained/vocabulary.json"
+    words = [word for word in line.replace("optimizer=adam ", "optimizer=adamw ").split() if word != "data=..."]
+    own = [
+        "data=text",
+        "data.path=text",
+        vocabulary,
+        "data.batch_size=2",
+        "eval=default",
+    ]
+    said = run(home, *words, *own, "trainer.max_steps=32", "hydra.run.dir=adamw")
+    assert "at step 30" in said
+    said = run(home, "checkpoint=trained", *own, "experiment=debug", "optimizer=sgd", "optimizer.from_checkpoint=true",
+               *(word for word in words if word.startswith("model")), "hydra.run.dir=sgd", code=1)  # fmt: skip
+    assert "needs the state of sgd, but" in said and "has that of adam" in said
 
 
 def test_a_run_goes_on_with_the_optimizer_of_another(home, imported):

@@ -1,5 +1,6 @@
 """Where files lie is no part of a run, or of a prepared corpus: both go on after they have moved."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tbptt.launch.world import World
 from tbptt.models.lstm import LSTMConfig
 from tbptt.report.config import LocalConfig
 from tbptt.tasks import train
+from tbptt.training.checkpoints import find_checkpoint
 from tbptt.training.config import TrainerConfig
 from tbptt.training.optimizers import AdamConfig
 from tbptt.training.schedules import ConstantConfig
@@ -43,6 +45,40 @@ def test_a_run_continues_after_its_files_have_moved(tmp_path, caplog, moved):
         train_until(3, data, run_dir)
     assert "Continuing from step 2" in caplog.text
     assert (run_dir / "checkpoints" / "step_00000003").is_dir()
+
+
+def test_a_run_that_was_copied_without_links_ends_like_the_other(tmp_path, caplog):
+    data, run_dir = corpus_config(write_corpus(tmp_path / "text", TEXT, TEXT, TEXT), Level.char), tmp_path / "run"
+    run_dir.mkdir()
+    train_until(2, data, run_dir)
+    shutil.copytree(run_dir, tmp_path / "folders")
+    shutil.copytree(run_dir, tmp_path / "nothing", ignore=shutil.ignore_patterns("last", "best"))
+    for folder in (run_dir, tmp_path / "folders", tmp_path / "nothing"):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            train_until(4, data, folder)
+        assert "Continuing from step 2" in caplog.text
+        assert {path.name for path in (folder / "checkpoints").iterdir() if path.is_symlink()} == {"last", "best"}
+        for name in ("last", "best"):
+            ours, theirs = find_checkpoint(str(folder / name)), find_checkpoint(str(run_dir / name))
+            assert (ours.folder / "model.safetensors").read_bytes() == (
+                theirs.folder / "model.safetensors"
+            ).read_bytes()
+
+
+def test_the_files_of_a_run_and_of_its_cache_have_the_mode_that_the_umask_gives(tmp_path):
+    data, run_dir = (
+        corpus_config(write_corpus(tmp_path / "text", TEXT, TEXT, TEXT), Level.bpe, bpe_size=257),
+        tmp_path / "run",
+    )
+    before = os.umask(0o002)
+    try:
+        run_dir.mkdir()
+        train_until(2, data, run_dir)
+    finally:
+        os.umask(before)
+    files = [path for folder in (run_dir, Path(data.cache)) for path in folder.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {path.name: 0o664 for path in files}
 
 
 @pytest.fixture

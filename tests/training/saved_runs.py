@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tbptt.training import links
 from tbptt.training.checkpoints import Checkpoint, Checkpoints
 
 RNG_STATE = torch.get_rng_state()
@@ -18,6 +19,8 @@ def model_at(step: int) -> nn.Module:
 
 def save(checkpoints: Checkpoints, step: int, best: bool = False) -> None:
     training = {"trainer": {"step": step, "rng": RNG_STATE, "lane_states": (torch.full((2, 1), step),)}}
+    before = links.follow(checkpoints.folder / "best").name.removeprefix("step_")
+    training["record"] = {"best_step": step if best else int(before) if before.isdigit() else 0}
     checkpoints.save(step, model_at(step), training, {"identity": IDENTITY}, best)
 
 

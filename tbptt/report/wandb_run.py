@@ -1,0 +1,88 @@
+"""Sends the metrics of a run to Weights & Biases. No failure there ends a training: metrics.jsonl has them too."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tbptt.errors import UserError
+from tbptt.files import replacing
+from tbptt.report.config import WandbConfig
+
+log = logging.getLogger(__name__)
+INIT_TIMEOUT = 30  # seconds to wait for the server, instead of wandb's 90
+WITH_ACCOUNT = ("online", "run", "shared")  # modes of wandb that send while the run goes on
+
+
+class WandbRun:
+    """Starts or resumes the wandb run of a run directory, whose id is stored in the file wandb_id."""
+
+    def __init__(self, config: WandbConfig, run_dir: Path, run_config: dict[str, Any]):
+        import wandb
+
+        # None: WANDB_MODE or wandb's own settings files decide.
+        mode: Any = config.mode and config.mode.value
+        if (mode or wandb.setup().settings.mode) in WITH_ACCOUNT and wandb.api.api_key is None:
+            raise UserError("logger=wandb found no API key: run `wandb login` once, or use logger.mode=offline")
+        arguments: dict[str, Any] = {
+            "project": config.project,
+            "entity": config.entity,
+            "id": _run_id(run_dir / "wandb_id"),
+            "name": run_dir.name,
+            "dir": str(run_dir),
+            "resume": "allow",
+            "config": run_config,
+        }
+        settings: dict[str, Any] = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": INIT_TIMEOUT}
+        self.run: Any = None
+        try:
+            self.run = wandb.init(mode=mode, settings=wandb.Settings(**settings), **arguments)
+        except Exception as error:
+            log.warning(
+                "wandb cannot be used now (%s): the run goes on; its metrics are in metrics.jsonl and, to be sent by "
+                "`wandb sync` later, in %s",
+                _first_line(error),
+                run_dir / "wandb",
+            )
+            with suppress(Exception):
+                wandb.teardown()  # otherwise the id is in use
+                self.run = wandb.init(mode="offline", **arguments)
+        self._call("define_metric", "*", step_metric="step")
+
+    def log(self, record: dict[str, Any]) -> None:
+        prefix = record.get("split", "train")
+        numbers = {f"{prefix}/{key}": value for key, value in record.items() if key not in ("step", "split")}
+        self._call("log", {"step": record["step"]} | numbers)
+
+    def finish(self) -> None:
+        self._call("finish")
+
+    def _call(self, method: str, *arguments: Any, **named: Any) -> None:
+        """Call a method of wandb's run; after its first error, none any more."""
+        if self.run is None:
+            return
+        try:
+            getattr(self.run, method)(*arguments, **named)
+        except Exception as error:
+            self.run = None
+            log.warning("wandb failed (%s): from here on, only metrics.jsonl has the metrics", _first_line(error))
+            import wandb
+
+            with suppress(Exception):
+                wandb.teardown()  # otherwise it would try to send the rest when the process exits
+
+
+def _run_id(file: Path) -> str:
+    """The id in the file, which is made if there is none."""
+    if not file.exists() or not file.read_text(encoding="utf-8").strip():
+        with replacing(file, "hydra.run.dir") as new:
+            new.write_text(secrets.token_hex(4), encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,109 @@
+"""What befalls wandb does not befall the training; how it is used is decided by logger.mode, else by WANDB_MODE."""
+
+import logging
+
+import pytest
+import wandb
+
+from tbptt.errors import UserError
+from tbptt.report.config import WandbConfig, WandbMode
+from tbptt.report.metrics import Metrics, read_metrics
+from tests.helpers import composed
+
+RECORD = {"step": 1, "loss": 2.0}
+
+
+class Recorded:
+    """Stands for wandb's run."""
+
+    def __init__(self, failing: str = ""):
+        self.failing, self.calls = failing, []
+
+    def __getattr__(self, name: str):
+        def call(*arguments, **named):
+            self.calls.append(name)
+            if name == self.failing:
+                raise ConnectionResetError("Connection lost")
+
+        return call
+
+
+@pytest.fixture(autouse=True)
+def account(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def started(monkeypatch) -> list:
+    """The modes in which runs were started; the first of them fails where `fails` says so."""
+    modes: list = []
+
+    def init(mode=None, **arguments):
+        modes.append(mode)
+        if modes == [None] and fails:
+            raise wandb.errors.CommError("Run initialization has timed out after 90.0 sec.\nCheck your network")
+        return run
+
+    fails, run = [], Recorded()
+    monkeypatch.setattr(wandb, "init", init)
+    init.fails, init.run = fails, run
+    return init, modes
+
+
+def logged(tmp_path, caplog, config: WandbConfig) -> list[str]:
+    """The warnings of a run that writes two records and ends."""
+    with caplog.at_level(logging.WARNING, "tbptt"):
+        metrics = Metrics(tmp_path, 0, config, {})
+        metrics.write(RECORD)
+        metrics.write(RECORD | {"step": 2})
+        metrics.close()
+    assert read_metrics(metrics.path) == [RECORD, RECORD | {"step": 2}]
+    return [record.getMessage() for record in caplog.records if record.name.startswith("tbptt")]
+
+
+@pytest.mark.parametrize("given", [None, *WandbMode])
+def test_the_environment_decides_unless_the_mode_is_given(tmp_path, caplog, started, given):
+    _, modes = started
+    assert logged(tmp_path, caplog, WandbConfig(mode=given)) == [] and modes == [given and given.value]
+    assert composed("logger=wandb").logger.mode is None
+
+
+def test_without_a_network_one_sentence_and_a_run_that_can_be_sent_later(tmp_path, caplog, started):
+    init, modes = started
+    init.fails.append(True)
+    (said,) = logged(tmp_path, caplog, WandbConfig())
+    assert modes == [None, "offline"] and "timed out after 90.0 sec." in said and "wandb sync" in said
+    assert init.run.calls == ["define_metric", "log", "log", "finish"]
+
+
+@pytest.mark.parametrize("failing", ["define_metric", "log", "finish"])
+def test_a_failure_in_the_middle_is_one_sentence(tmp_path, caplog, started, failing):
+    init, _ = started
+    init.run.failing = failing
+    (said,) = logged(tmp_path, caplog, WandbConfig())
+    assert "wandb failed (Connection lost)" in said and init.run.calls.count(failing) == 1
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline", "dryrun"])
+def test_a_mode_that_sends_nothing_needs_no_account(tmp_path, caplog, monkeypatch, mode):
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with pytest.raises(UserError, match="no API key"):
+        Metrics(tmp_path, 0, WandbConfig(), {})
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", mode)
+    WandbConfig().check()
+    assert logged(tmp_path, caplog, WandbConfig()) == []
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == (mode != "disabled")
+
+
+def test_a_mode_that_wandb_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "of")
+    with pytest.raises(UserError, match="WANDB_MODE=of must be one of online, offline, disabled"):
+        WandbConfig().check()
