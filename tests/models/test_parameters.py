@@ -22,12 +22,57 @@ WORDS, FAIRSEQ_ENTRIES = 267_735, 267_744
         (["model=txl_16l"], FAIRSEQ_ENTRIES, 151_111_237),
         (["model=txl_18l"], WORDS, 285_170_506),
         (["model=txl_18l", "model.untie_r=true"], WORDS, 285_205_322),
+        (["model=mamba2_130m"], 50_288, 128_989_632),
+        (["model=xlstm_7b"], 50_304, 6_865_424_896),
     ],
 )
 def test_numbers_of_parameters_are_the_published_ones(overrides, vocab_size, expected):
     with torch.device("meta"):
         model = composed(*overrides).model.build(vocab_size)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+def gated_delta(D, H, K, V):
+    """Maps of queries, keys, values, gates and output, decays and betas, convolution, A, dt and norm."""
+    return D * (2 * H * K + 3 * H * V + 2 * H) + 4 * (2 * H * K + H * V) + 2 * H + V
+
+
+def mamba2(D, H, P, N):
+    E = H * P
+    return D * (3 * E + 2 * N + H) + 5 * (E + 2 * N) + 3 * H + E
+
+
+def rg_lru(D, W, blocks):
+    return 2 * (D * W + W) + W * D + D + 5 * W + 2 * (W * W // blocks + W) + W
+
+
+def attention(D, H, G, E, normed):
+    return D * E * (2 * H + 2 * G) + (2 * E if normed else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "mixers", "others"),
+    [
+        ("mamba2_370m", 50_288, 48 * mamba2(1024, 32, 64, 128), (48 + 1) * 1024 + 50_288 * 1024),
+        ("mamba2_1b3", 50_288, 48 * mamba2(2048, 64, 64, 128), (48 + 1) * 2048 + 50_288 * 2048),
+        (
+            "gdn_1b3", 32_000, 21 * gated_delta(2048, 6, 256, 512),
+            21 * (2 * 2048 + 3 * 2048 * 5632) + 2048 + 2 * 32_000 * 2048,
+        ),
+        (
+            "hybrid_1b3", 32_000, 18 * gated_delta(2048, 6, 256, 512) + 6 * attention(2048, 16, 16, 128, True),
+            24 * (2 * 2048 + 3 * 2048 * 5632) + 2048 + 2 * 32_000 * 2048,
+        ),
+        (
+            "griffin_2b", 256_000, 18 * rg_lru(2560, 2560, 10) + 8 * attention(2560, 10, 1, 256, False),
+            26 * (2 * 2560 + 3 * 2560 * 7680) + 2560 + 256_000 * 2560,
+        ),
+    ],
+)  # fmt: skip
+def test_stacks_have_the_parameters_of_their_equations(name, vocab_size, mixers, others):
+    with torch.device("meta"):
+        model = composed(f"model={name}").model.build(vocab_size)
+    assert sum(parameter.numel() for parameter in model.parameters()) == mixers + others
 
 
 @pytest.mark.slow
