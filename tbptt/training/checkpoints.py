@@ -171,7 +171,8 @@ def locate_checkpoint(name: str) -> Path:
     meanings = [(run, BEST), (run, LAST), (beside / "checkpoints", path.name), (beside, path.name)]
     folder = next((found for where, each in meanings if (found := Checkpoints(where).find(each))), None)
     if folder is None:
+        problem = "is not a checkpoint" if path.exists() else "does not exist"
         raise UserError(
-            f"checkpoint={name} is not a checkpoint: give a run directory, RUN/best, RUN/last or a checkpoint folder"
+            f"checkpoint={name} {problem}: give a run directory, RUN/best, RUN/last or a folder in RUN/checkpoints"
         )
     return folder

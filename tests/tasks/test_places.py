@@ -123,11 +123,11 @@ def test_a_run_directory_that_cannot_be_written_is_refused_before_anything_is(ho
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("task=eval checkpoint=PLACE/secret/r", "secret/r/.* cannot be read"),
+        ("task=eval checkpoint=PLACE/secret/r", "secret/r/.* may not be read"),
         ("task=eval checkpoint=PLACE data=text data.path=PLACE/secret/t", "data.path=.*secret/t cannot be read"),
-        ("task=import import.format=hf import.path=PLACE/secret/r", "secret/r cannot be read"),
-        ("data=text data.path=PLACE/secret/t", "secret/t cannot be read"),
-        ("data=text data.path=PLACE/secret", "data.path=.*secret cannot be read"),
+        ("task=import import.format=hf import.path=PLACE/secret/r", "secret/r may not be read"),
+        ("data=text data.path=PLACE/secret/t", "secret/t may not be read"),
+        ("data=text data.path=PLACE/secret", "secret may not be read"),
         ("eval.save_losses=PLACE/secret/losses", "eval.save_losses=.*secret may not be written"),
         ("task=export checkpoint=PLACE export.format=hf export.path=PLACE/new", "export.path=.*new: .* not be written"),
     ],
