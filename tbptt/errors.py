@@ -19,7 +19,7 @@ class UserError(Exception):
 def full_disk_reported(path: Path | str, key: str) -> Iterator[None]:
     """Turn a disk-full error while writing `path`, a file or a folder, into a UserError that names the setting `key`.
 
-    Also an error of a library: one in Rust gives the number in its message, torch raises another error after the first.
+    Also an error of a library, which gives the number or the system's words in its message, or is raised after it.
     """
     try:
         yield
@@ -59,4 +59,5 @@ def _system_errors(error: BaseException | None) -> Iterator[int]:
         if isinstance(error, OSError) and error.errno is not None:
             yield error.errno
         yield from map(int, re.findall(r"\(os error (\d+)\)", str(error)))
+        yield from (number for number in FULL if os.strerror(number) in str(error))
         error = error.__cause__ or error.__context__

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tbptt.errors import UserError
+from tbptt.errors import DENIED, UserError, denied
 
 MARK = b"\xef\xbb\xbf"  # the byte order mark in UTF-8, which some editors write at the head of a file
 
@@ -17,6 +17,8 @@ def readable(name: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in DENIED and error.filename is not None:
+            raise UserError(denied(error)) from error
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
 
 

@@ -115,5 +115,7 @@ def load_vocabulary(path: Path) -> Vocabulary:
     """Load the vocabulary.json of a run or of a prepared corpus. UserError if it is invalid."""
     try:
         return Vocabulary.from_file(path)
+    except PermissionError:
+        raise  # it may be valid
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a valid vocabulary.json of a run or a prepared corpus ({error})") from error

@@ -73,6 +73,8 @@ def _read_arguments(config: Path) -> dict[str, Any]:
 def _read_text(path: Path, key: str = "") -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
+    except PermissionError:
+        raise  # the file may be right
     except OSError as error:
         raise UserError(f"{key}{path} cannot be read ({error.strerror})") from error
 
