@@ -127,7 +127,6 @@ READ_FILES: list[tuple[str, list[str]]] = [  # of the folder `damaged`: the file
     ("checkpoints/last/SHA256SUMS", TRAINED),
     ("checkpoints/last/model.safetensors", ["task=export", "checkpoint=damaged", "export.format=safetensors",
                                             "export.path=out"]),
-    ("vocabulary.json", ["task=generate", "checkpoint=damaged"]),
     ("vocabulary.json", [*TRAINED, "data=text", "data.path=text/test.txt"]),
     ("prompt.txt", ["task=generate", "checkpoint=trained", "generate.prompt_file=damaged/prompt.txt"]),
     ("own.txt", ["task=eval", "checkpoint=trained", "data=text", "data.path=damaged/own.txt"]),
@@ -140,7 +139,7 @@ READ_FILES: list[tuple[str, list[str]]] = [  # of the folder `damaged`: the file
     ("checkpoint.pt", ["task=import", "import.format=fairseq", "import.path=damaged/checkpoint.pt"]),
     ("checkpoint.pt", ["task=import", "import.format=nvidia", "import.path=damaged/checkpoint.pt"]),
 ]  # fmt: skip
-HARMLESS = {  # what is no fault there: a text of bytes, an empty prompt
+HARMLESS = {  # what is no fault there: a text of bytes, an empty prompt, a split that is only shorter
     ("empty", "prompt.txt"),
     ("truncated", "prompt.txt"),
     ("truncated", "own.txt"),

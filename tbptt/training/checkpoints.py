@@ -91,10 +91,13 @@ class Checkpoints:
     def find(self, name: str) -> Path | None:
         """The folder of the checkpoint called `name`: `last`, `best` or that of a step. None if there is none.
 
-        Where a copied run has no `last` or `best`, its newest checkpoint tells which they are.
+        Where a copied run has no `last` or `best`, its newest checkpoint tells which they are. One that is there is not
+        passed over, even if it is damaged.
         """
         folder = links.follow(self.folder / name)
-        if not _is_checkpoint(folder) and name in (LAST, BEST) and (newest := self.newest()):
+        if _is_checkpoint(folder) or (name in (LAST, BEST) and folder.is_dir()):
+            return folder
+        if name in (LAST, BEST) and (newest := self.newest()):
             folder = newest.folder.resolve()
             if name == BEST:
                 folder = folder.with_name(_name(newest.best_step()))

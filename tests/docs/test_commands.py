@@ -20,7 +20,11 @@ FOLDERS = "conf|docs|experiments|tbptt|tests"
 def commands() -> set[str]:
     found = {match.strip() for page in PAGES for match in COMMAND.findall(page.read_text())}
     added = {Path(path).stem for path in EXAMPLES}
-    return {words for words in found if not any(re.search(rf"[=\[]{name}\b", words) for name in added) and "..." not in words}
+    return {
+        words
+        for words in found
+        if not any(re.search(rf"[=\[]{name}\b", words) for name in added) and "..." not in words
+    }
 
 
 @pytest.mark.parametrize("command", sorted(commands()))
