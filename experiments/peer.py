@@ -2,6 +2,7 @@
 
     python -m venv PEER && PEER/bin/pip install transformers==4.35.2 'numpy<2' torch==2.13.0   # the last with the model
     python -m experiments.peer PEER/bin/python
+    python -m experiments.peer PEER/bin/python trainer.precision=bf16    # ours with another setting
 
 Same shape (experiments.throughput's), words, dropout, optimizer, clipping, torch and threads, in turns (see
 experiments.compare). The port trains on one target less a lane and segment, the last. Prints medians in ms an update
@@ -58,18 +59,18 @@ if __name__ == "__main__":
     here = Path(__file__).resolve().parents[1]
     if sys.argv[1:2] == ["--worker"]:
         work_as_the_port(sys.argv[2])
-    elif len(sys.argv) != 2 or not shutil.which(sys.argv[1]):
-        raise SystemExit(f"{__doc__}\nError: the one argument must be a Python interpreter that has the port")
+    elif len(sys.argv) < 2 or not shutil.which(sys.argv[1]):
+        raise SystemExit(f"{__doc__}\nError: the first argument must be a Python interpreter that has the port")
     else:
         from experiments.compare import Worker, in_turns, version
-        from experiments.throughput import zipf_tokens
+        from experiments.throughput import CPU_SHAPE, zipf_tokens
 
         with tempfile.TemporaryDirectory() as folder:
             file = str(Path(folder) / "tokens.npy")
             np.save(file, zipf_tokens(200 * LANES * LENGTH, WORDS))
             environment = os.environ | {"PYTHONPATH": str(here), "PYTHONWARNINGS": "ignore"}
             port = Worker([sys.argv[1], "-m", "experiments.peer", "--worker", file], cwd=here, env=environment)
-            found = in_turns(port, version(here, [], WORDS), turns=20)
+            found = in_turns(port, version(here, [*CPU_SHAPE, *sys.argv[2:]], WORDS), turns=20)
         rates = {
             key.replace("_ms", "_tokens_per_second"): round(1000 * LANES * LENGTH / found[key])
             for key in ("before_ms", "now_ms")
