@@ -26,6 +26,7 @@ from experiments.throughput import composed_with, zipf_tokens
 from tbptt.cli.config import Config
 from tbptt.device import autocast
 from tbptt.models.attention.choice import Attention
+from tbptt.models.protocol import detach
 from tbptt.models.vocabulary.clusters import Bounds, ClusteredIds
 
 WORDS = 267_735
@@ -71,7 +72,7 @@ def peak(config: Config) -> dict[str, int]:
             nll_BT.mean().backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.trainer.clip)
             optimizer.step()
-            return state
+            return detach(state)
 
         state = step(state)
         optimizer.zero_grad()

@@ -97,11 +97,17 @@ def _wait_for_all(store: dist.Store, rank_info: RankInfo, patience: timedelta) -
     try:
         store.wait(arrived, patience)
     except (RuntimeError, dist.DistError) as error:
-        missing = [rank for rank, key in enumerate(arrived) if not store.check([key])]
         raise RendezvousError(
             f"waited {patience.total_seconds():.0f} s at {rank_info.where} for {rank_info.size} ranks, of which "
-            f"{', '.join(map(str, missing))} did not come"
+            f"{_missing(store, arrived)} did not come"
         ) from error
+
+
+def _missing(store: dist.Store, arrived: list[str]) -> str:
+    try:
+        return ", ".join(str(rank) for rank, key in enumerate(arrived) if not store.check([key]))
+    except (RuntimeError, dist.DistError):  # rank 0 has given up before, and its store with it
+        return "some"
 
 
 def _first_line(error: Exception) -> str:
