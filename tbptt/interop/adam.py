@@ -71,10 +71,12 @@ def settings(adam: ForeignAdam) -> tuple[list[str], list[str]]:
     betas, eps, decay = _pair(values["betas"]), _number(values["eps"]), _number(values["weight_decay"])
     known = {"betas": betas and str(betas).replace(" ", ""), "eps": eps}
     overrides = [f"optimizer.{key}={value}" for key, value in known.items() if value is not None]
-    told = [override.removeprefix("optimizer.") for override in overrides]
+    descriptions = [override.removeprefix("optimizer.") for override in overrides]
     if (rate := _number(group.get("lr"))) is not None:
-        told.append(f"a learning rate of {rate:g} when it was saved (its schedule is not imported: set optimizer.lr)")
-    notes = [f"its Adam had {', '.join(told)}"] if told else []
+        descriptions.append(
+            f"a learning rate of {rate:g} when it was saved (its schedule is not imported: set optimizer.lr)"
+        )
+    notes = [f"its Adam had {', '.join(descriptions)}"] if descriptions else []
     if decay and (adam.decoupled or group.get("decoupled_weight_decay")):
         name, overrides = "adamw", [*overrides, f"optimizer.weight_decay={decay}"]
         notes.append(f"its weight_decay={decay} is decoupled: that is optimizer=adamw, which takes Adam's state")
@@ -84,7 +86,7 @@ def settings(adam: ForeignAdam) -> tuple[list[str], list[str]]:
             "optimizer=adamw a decoupled one, so that training goes on without it"
         )
     if any(group.get(key) != other.get(key) for other in groups for key in SETTINGS):
-        notes.append("its parameter groups have settings of their own, of which those of the first are told")
+        notes.append("its parameter groups have settings of their own, and only those of the first are named")
     if group.get("amsgrad"):
         notes.append("its Adam was amsgrad, which does not exist here: training goes on with plain Adam")
     return [f"optimizer={name}", *overrides], notes

@@ -80,11 +80,11 @@ def _convert(foreign: ForeignModel) -> Imported:
         notes.append("its weights were stored in float16: the lost precision cannot be restored")
     state, optimizer = None, list[str]()
     if foreign.adam is not None:
-        optimizer, told = adam.settings(foreign.adam)
-        notes += told
+        optimizer, descriptions = adam.settings(foreign.adam)
+        notes += descriptions
         if foreign.adam.state_dict is not None:
-            state, told = adam.convert(model, foreign)
-            notes += told
+            state, descriptions = adam.convert(model, foreign)
+            notes += descriptions
     step = foreign.step or (adam.last_step(foreign.adam) if foreign.adam else 0)  # the original stores it only there
     return Imported(model, config, vocabulary, step, state, optimizer, notes)
 

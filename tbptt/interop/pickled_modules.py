@@ -1,4 +1,4 @@
-"""The command that turns a pickled module into a state dict: whoever has the module's code can run it."""
+"""The command that turns a pickled module into a state dict, to be run where the module's code is installed."""
 
 from __future__ import annotations
 

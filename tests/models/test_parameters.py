@@ -82,7 +82,6 @@ def test_the_base_model_makes_one_full_update():
     model = config.model.build(WORDS)
     B, T, cutoffs = config.data.batch_size, config.model.tgt_len, config.model.cutoffs
     assert (B, T) == (60, 150)
-    B = 12  # enough to meet every parameter, at a fifth of the arithmetic
     stream = np.random.default_rng(0).integers(WORDS, size=B * T + 1, dtype=np.uint32)
     optimizer = config.optimizer.build(model.parameters())
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
