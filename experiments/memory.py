@@ -2,6 +2,7 @@
 
     python -m experiments.memory                                          # the paper's base run, bf16, fused attention
     python -m experiments.memory model=txl_18l trainer.activation_checkpointing=true
+    python -m experiments.memory model=gdn_1b3 data.batch_size=8 trainer.window=8 trainer.activation_checkpointing=true
 
 The step runs on tensors that have shapes and no data (FakeTensorMode), and MemTracker adds up what lives at once. What
 libraries and gaps of the allocator take comes on top; that the numbers hold on a GPU has not been measured.
@@ -21,13 +22,16 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._pytree import tree_leaves
 
 from experiments.throughput import composed_with, zipf_tokens
 from tbptt.cli.config import Config
 from tbptt.device import autocast
 from tbptt.models.attention.choice import Attention
-from tbptt.models.protocol import detach
+from tbptt.models.protocol import InitialMemory, detach
+from tbptt.models.transformer_xl import TransformerXLConfig
 from tbptt.models.vocabulary.clusters import Bounds, ClusteredIds
+from tbptt.training.window import Window
 
 WORDS = 267_735
 
@@ -58,26 +62,29 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
 def peak(config: Config) -> dict[str, int]:
     """Bytes of each kind at the moment when most are held, with Adam's moments there and the memory full."""
     B, T = config.data.batch_size, config.model.tgt_len
-    config.model.attention = Attention.fused
+    if isinstance(config.model, TransformerXLConfig):
+        config.model.attention, config.model.initial_memory = Attention.fused, InitialMemory.zeros
     with as_on_a_gpu(zipf_tokens(100_000, WORDS)), FakeTensorMode(allow_non_fake_inputs=True):
-        model = config.model.build(WORDS, config.trainer.activation_checkpointing)
+        recompute = config.trainer.activation_checkpointing
+        model = config.model.build(WORDS, recompute)
+        window = Window(model, recompute=recompute)
         optimizer = config.optimizer.build(model.parameters())
         tokens_BT = torch.zeros(B, T, dtype=torch.int64)
-        state = tuple(torch.zeros(B, config.model.mem_len, config.model.d_model) for _ in range(config.model.n_layer))
+        segments = [(tokens_BT, tokens_BT)] * config.trainer.window
 
         def step(state):
             optimizer.zero_grad()
             with autocast(torch.device("cpu"), config.trainer.precision):
-                nll_BT, state = model(tokens_BT, tokens_BT, state)
-            nll_BT.mean().backward()
+                nll, state = window(segments, state)
+            (nll / (B * T * len(segments))).backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.trainer.clip)
             optimizer.step()
             return detach(state)
 
-        state = step(state)
+        state = step(model.initial_state(B))
         optimizer.zero_grad()
         tracker = MemTracker()
-        tracker.track_external(model, optimizer, *state)
+        tracker.track_external(model, optimizer, *tree_leaves(state))
         with tracker:
             step(state)
     (found,) = tracker.get_tracker_snapshot("peak").values()

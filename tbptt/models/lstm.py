@@ -5,7 +5,6 @@ Shapes: B lanes, T tokens of the segment, L layers, D d_model.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -18,8 +17,6 @@ from tbptt.models.dropout import Dropout
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.vocabulary.clusters import ClusteredIds
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,9 +43,8 @@ class LSTMConfig(ModelConfig):
             raise UserError("trainer.precision=fp16: PyTorch has no float16 LSTM on a CPU; use fp32 or bf16")
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> LSTM:
+        """`activation_checkpointing` has no effect: the layers of nn.LSTM are one operation."""
         self.check(vocab_size)
-        if activation_checkpointing:
-            log.warning("trainer.activation_checkpointing=true has no effect on an LSTM: all activations are kept")
         return LSTM(self, vocab_size)
 
 

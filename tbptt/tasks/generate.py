@@ -46,6 +46,7 @@ def unused_settings(config: Config) -> dict[str, str]:
     unused["model"] = "the model is the checkpoint's; set its context with eval.mem_len, eval.clamp_len, ..."
     unused["trainer.devices"] = "it runs sequentially, on one device"
     unused["trainer.micro_batch"] = "the number of lanes is generate.samples"
+    unused["data.order"] = "it reads no corpus"
     keys = ("eval.split", "eval.batch_size", "eval.burn_in", "eval.max_tokens", "eval.dynamic")
     unused |= dict.fromkeys(keys, "nothing is scored")
     return unused | ({"seed": "nothing is random in a beam search"} if isinstance(config.generate, BeamConfig) else {})

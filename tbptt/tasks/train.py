@@ -14,7 +14,7 @@ import torch
 from tbptt.cli.config import Config, as_dict
 from tbptt.cli.directories import only_process
 from tbptt.data.acquire import check_corpus
-from tbptt.data.config import Level
+from tbptt.data.config import Level, Order
 from tbptt.data.lanes import Lanes
 from tbptt.data.language import save_language
 from tbptt.data.prepare import PreparedCorpus, open_corpus
@@ -24,6 +24,7 @@ from tbptt.evaluation.score import Score, score
 from tbptt.launch.stopping import Stopped, stop_on_signal
 from tbptt.launch.world import World
 from tbptt.models.compilation import compile_blocks
+from tbptt.models.lstm import LSTMConfig
 from tbptt.report.curves import draw_curves
 from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
 from tbptt.report.progress import progress
@@ -62,6 +63,11 @@ def questionable_settings(config: Config) -> list[str]:
         )
     if config.optimizer.from_checkpoint and config.checkpoint is None:
         sentences.append("optimizer.from_checkpoint=true has no effect without checkpoint=RUN")
+    if config.trainer.activation_checkpointing and config.trainer.window == 1 and isinstance(config.model, LSTMConfig):
+        sentences.append(
+            "trainer.activation_checkpointing=true has no effect on an LSTM with trainer.window=1: all activations of "
+            "the segment are kept"
+        )
     return sentences
 
 
@@ -146,7 +152,8 @@ def _build_trainer(run: Run) -> Trainer:
     model.to(world.device, parameter_dtype(config.trainer.precision))
     if config.trainer.compile:
         compile_blocks(model)
-    lanes = Lanes.cut(corpus.splits["train"], config.data.batch_size, config.model.tgt_len)
+    shuffle_seed = config.seed if config.data.order is Order.shuffled else None
+    lanes = Lanes.cut(corpus.splits["train"], config.data.batch_size, config.model.tgt_len, shuffle_seed)
     optimizer = config.optimizer.build(model.parameters())
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
     if world.size == 1 and config.trainer.reduce is Reduce.bf16:
@@ -245,10 +252,10 @@ def _find_on_rank_0(world: World, find: Callable[[], Checkpoint | None]) -> Chec
 
 def _identity(config: Config, corpus: PreparedCorpus) -> dict[str, dict[str, Any]]:
     """The settings that must not change during a run. max_steps and logging may change: a run can be extended."""
-    trainer = {key: as_dict(config.trainer)[key] for key in ("precision", "clip", "reset_state", "reduce")}
+    trainer = {key: as_dict(config.trainer)[key] for key in ("precision", "clip", "window", "reset_state", "reduce")}
     return {
         "model": {key: value for key, value in as_dict(config.model).items() if key not in config.model.RESULT_NEUTRAL},
-        "data": {"batch_size": config.data.batch_size} | corpus.identity(),
+        "data": {"batch_size": config.data.batch_size, "order": config.data.order.name} | corpus.identity(),
         "optimizer": as_dict(config.optimizer),
         "scheduler": as_dict(config.scheduler),
         "trainer": trainer,

@@ -17,13 +17,15 @@ class Reduce(Enum):
 
 
 class ResetState(Enum):
-    epoch = "epoch"
+    epoch = "epoch"  # at the start of every epoch
     never = "never"
+    segment = "segment"  # at the start of every segment: ordinary training, without carried state
 
 
 @dataclass
 class TrainerConfig:
     max_steps: int = 200_000  # updates
+    window: int = 1  # segments of an update, through all of which its gradient reaches back
     devices: int | None = None  # processes on this machine, one per GPU. None: every visible GPU, one process on a CPU
     micro_batch: int | None = None  # lanes a process runs at once. None: all of its lanes
     reduce: Reduce = Reduce.exact  # precision of the gradient all-reduce; bf16 halves the traffic
@@ -50,7 +52,7 @@ class TrainerConfig:
         for key in ("devices", "micro_batch"):
             if (getattr(self, key) or 1) < 1 or getattr(self, key) == 0:
                 raise UserError(f"trainer.{key}={getattr(self, key)} must be 1 or more, or null")
-        for key in ("max_steps", "log_every", "eval_every", "save_every", "keep", "max_nonfinite"):
+        for key in ("max_steps", "window", "log_every", "eval_every", "save_every", "keep", "max_nonfinite"):
             if getattr(self, key) < 1:
                 raise UserError(f"trainer.{key}={getattr(self, key)} must be 1 or more")
         if not 0 <= self.clip < math.inf:

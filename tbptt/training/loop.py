@@ -68,7 +68,8 @@ def fit(
         loop_state.seconds += time.perf_counter() - started
         progress.advance()
 
-        position: dict[str, Any] = {"step": step, "epoch": (step - 1) // len(trainer.lanes), "tokens": trainer.tokens}
+        epoch = (step - 1) // trainer.updates_per_epoch
+        position: dict[str, Any] = {"step": step, "epoch": epoch, "tokens": trainer.tokens}
         if log_now:
             rate = (trainer.tokens - logged_tokens) / (loop_state.seconds - logged_at)
             line = position | loss_units(loop_state.loss_sum / loop_state.updates, level)

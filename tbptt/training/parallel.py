@@ -10,27 +10,27 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tbptt.launch.world import World
-from tbptt.models.protocol import RecurrentModel
 from tbptt.training.config import Reduce
+from tbptt.training.window import Window
 
 DDP_PARAMETERS = inspect.signature(DistributedDataParallel).parameters
 # torch renamed this argument.
 SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in DDP_PARAMETERS else "broadcast_buffers"
 
 
-def data_parallel(model: RecurrentModel, world: World, reduce: Reduce) -> DistributedDataParallel:
-    """Wrap `model` so that its backward pass sums the gradients of all ranks. Weights are broadcast from rank 0."""
+def data_parallel(window: Window, world: World, reduce: Reduce) -> DistributedDataParallel:
+    """Wrap `window` so that its backward pass sums the gradients of all ranks. Weights are broadcast from rank 0."""
     settings: dict[str, Any] = {"gradient_as_bucket_view": True, SYNC_BUFFERS: False}
-    ddp_model = DistributedDataParallel(model, **settings)
-    ddp_model.register_comm_hook(None, _sum_hook(reduce))
+    ddp_window = DistributedDataParallel(window, **settings)
+    ddp_window.register_comm_hook(None, _sum_hook(reduce))
     # DDP rebuilds its buckets in the order in which the gradients of the first backward pass arrive, and the buckets
     # determine the rounding. This pass gives a resumed run the same buckets as the run it continues.
     token_BT = torch.zeros(1, 1, dtype=torch.int64, device=world.device)
     with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
-        nll_BT, _ = ddp_model(token_BT, token_BT, model.initial_state(1))
-        nll_BT.sum().backward()
-    model.zero_grad()
-    return ddp_model
+        nll, _ = ddp_window([(token_BT, token_BT)], window.model.initial_state(1))
+        nll.backward()
+    window.zero_grad()
+    return ddp_window
 
 
 def _sum_hook(reduce: Reduce) -> Callable[[None, dist.GradBucket], torch.futures.Future[Tensor]]:

@@ -1,6 +1,8 @@
 """One update of truncated backpropagation through time, and the state that a resumed run needs to repeat the next.
 
-Shapes: B lanes of this rank (of a single process: all lanes of the global batch), T tokens of the segment.
+An update spans a window of segments: `trainer.window` of them, fewer at the end of an epoch.
+
+Shapes: B lanes of this rank (of a single process: all lanes of the global batch), T tokens of a segment.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.parallel import data_parallel
 from tbptt.training.replay import PADDING_MULTIPLE, make_graph_replay
 from tbptt.training.schedules import Schedule
+from tbptt.training.window import Segment, Window
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Update:
 
     @property
     def loss(self) -> float:
-        """Nats per token, mean over all tokens of the global segment."""
+        """Nats per token, mean over all tokens of the window, in all lanes of the global batch."""
         return self.results.read()[0]
 
     @property
@@ -45,7 +48,7 @@ class Update:
 
 
 class Trainer:
-    """Trains on the lanes segment by segment. `step` counts updates and alone determines the position in the data."""
+    """Trains on the lanes window by window. `step` counts updates and alone determines the position in the data."""
 
     def __init__(
         self,
@@ -66,7 +69,9 @@ class Trainer:
         self.lr = torch.zeros((), dtype=lr_dtype, device=self.device)
         n, size = self.lanes.batch_size, config.micro_batch or self.lanes.batch_size
         self.micro_batches = [slice(i, min(i + size, n)) for i in range(0, n, size)]
-        self.ddp_model = data_parallel(model, world, config.reduce) if world.size > 1 else None
+        window = Window(model, config.reset_state is ResetState.segment, config.activation_checkpointing)
+        self.ddp_window = data_parallel(window, world, config.reduce) if world.size > 1 else None
+        self.window: nn.Module = self.ddp_window or window
         self.graph_replay = make_graph_replay(optimizer, world) if config.cuda_graphs else None
         if world.rank:  # every rank draws its own dropout masks
             torch.manual_seed(_seed(torch.initial_seed(), 0, world.rank))
@@ -76,30 +81,39 @@ class Trainer:
         self.states = self._empty_states()
 
     @property
+    def updates_per_epoch(self) -> int:
+        return -(-len(self.lanes) // self.config.window)
+
+    @property
     def epoch(self) -> int:
-        return self.step // len(self.lanes)
+        return self.step // self.updates_per_epoch
 
     def update(self) -> Update:
-        """Run the next segment of every lane forward and backward, and step the optimizer once.
+        """Run the next window of every lane forward and backward, and step the optimizer once.
 
         The host queues all work on the device without waiting for it; then it checks the results of the update before.
         """
-        segment = self.step % len(self.lanes)
-        if segment == 0 and self.config.reset_state is ResetState.epoch:
+        epoch, index = divmod(self.step, self.updates_per_epoch)
+        if index == 0 and self.config.reset_state is ResetState.epoch:
             self.states = self._empty_states()
         lr = self.schedule.lr(self.step)
         self.lr.fill_(lr)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        tokens_BT, targets_BT = self.lanes.segment(segment)
-        batches = [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for lanes in self.micro_batches]
+        first = index * self.config.window
+        window = range(first, min(first + self.config.window, len(self.lanes)))
+        segments = [self.lanes.segment(segment, epoch) for segment in window]
+        batches = [
+            [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for tokens_BT, targets_BT in segments]
+            for lanes in self.micro_batches
+        ]
         if self.graph_replay:
             results, self.states = self.graph_replay(self._compute, batches, self.states)
         else:
             results, self.states = self._compute(batches, self.states)
         self._check_previous_update()
         self.step += 1
-        n_tokens = self._global_tokens(targets_BT)
+        n_tokens = self._global_tokens(segments)
         self.tokens += n_tokens
         self.last_results = HostCopy(results)
         return Update(lr, n_tokens, self.last_results)
@@ -107,11 +121,11 @@ class Trainer:
     def _send(self, ids_BT: Tensor) -> Any:
         return self.model.send(ids_BT, self.device, PADDING_MULTIPLE if self.graph_replay else 1)
 
-    def _global_tokens(self, ids_BT: Any) -> int:
-        return self.batch_size * ids_BT.shape[1]
+    def _global_tokens(self, segments: list[Segment]) -> int:
+        return self.batch_size * sum(targets_BT.shape[1] for _, targets_BT in segments)
 
-    def _compute(self, batches: list[tuple[Any, Any]], states: list[State]) -> tuple[Tensor, list[State]]:
-        """Loss and gradient norm (2,) float64, and the states after the segment.
+    def _compute(self, batches: list[list[Segment]], states: list[State]) -> tuple[Tensor, list[State]]:
+        """Loss and gradient norm (2,) float64, and the states after the window.
 
         It can be captured in a CUDA graph: nothing waits for the device, and all that varies between updates is in
         tensors.
@@ -120,15 +134,15 @@ class Trainer:
             self.model.train()
         self.optimizer.zero_grad()
         # Accumulation splits lanes: each micro-batch carries the state of its own lanes, and its loss is divided by the
-        # tokens of the GLOBAL segment, so that the gradients add up to those of one large batch.
+        # tokens of the GLOBAL window, so that the gradients add up to those of one large batch.
         # DDP sums the gradients of the ranks in the backward pass of the last micro-batch.
         loss, new_states = torch.zeros((), dtype=torch.float64, device=self.device), []
-        for i, (tokens_BT, targets_BT) in enumerate(batches):
+        for i, segments in enumerate(batches):
             is_last = i == len(batches) - 1
-            with nullcontext() if is_last or self.ddp_model is None else self.ddp_model.no_sync():
+            with nullcontext() if is_last or self.ddp_window is None else self.ddp_window.no_sync():
                 with autocast(self.device, self.config.precision):
-                    nll_BT, state = (self.ddp_model or self.model)(tokens_BT, targets_BT, states[i])
-                part = nll_BT.sum() / self._global_tokens(targets_BT)
+                    nll, state = self.window(segments, states[i])
+                part = nll / self._global_tokens(segments)
                 self.scaler.scale(part).backward()
             loss += part.detach()
             new_states.append(detach(state))

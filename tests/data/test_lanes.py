@@ -66,3 +66,29 @@ def test_the_shortest_stream_gives_every_lane_one_token():
     lanes = Lanes.cut(np.arange(5), 4, 3)
     assert len(lanes) == 1
     assert lanes.segment(0)[1].tolist() == [[1], [2], [3], [4]]
+
+
+@given(cuts(), st.integers(0, 3))
+def test_shuffled_lanes_show_the_same_segments_in_another_order(cut, epoch):
+    n_tokens, lanes = cut
+    shuffled = Lanes.cut(np.arange(n_tokens, dtype=np.uint16), lanes.batch_size, lanes.tgt_len, shuffle_seed=5)
+    segments = [shuffled.segment(i, epoch) for i in range(len(lanes))]
+    assert [tokens.shape for tokens, _ in segments] == [lanes.segment(i)[0].shape for i in range(len(lanes))]
+    for tokens_BT, targets_BT in segments:
+        assert torch.equal(targets_BT, tokens_BT + 1)
+        assert (tokens_BT.diff(dim=1) == 1).all()
+    tokens_BL = torch.cat([tokens for tokens, _ in segments], dim=1)
+    assert torch.equal(tokens_BL.sort(dim=1).values, walk(lanes)[0])
+
+
+def test_an_order_follows_from_seed_epoch_and_lane_alone():
+    def order(epoch: int, seed: int = 5, lanes: slice | None = None) -> torch.Tensor:
+        shuffled = Lanes.cut(np.arange(1001), 4, 5, shuffle_seed=seed)
+        shuffled = shuffled.part(lanes) if lanes else shuffled
+        return torch.cat([shuffled.segment(i, epoch)[0] for i in range(len(shuffled))], dim=1)
+
+    assert torch.equal(order(2), order(2))
+    assert torch.equal(order(2)[1:3], order(2, lanes=slice(1, 3)))
+    assert not torch.equal(order(2), order(3)) and not torch.equal(order(2), order(2, seed=6))
+    first, second = (order(2)[lane] - order(2)[lane].min() for lane in (0, 1))
+    assert not torch.equal(first, second)
