@@ -46,7 +46,7 @@ def read_positions(run_dir: Path) -> list[Row]:
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def report_positions(members: Sequence[tuple[Path, Row]], varied: list[str], target: Path) -> None:
@@ -70,6 +70,10 @@ def report_positions(members: Sequence[tuple[Path, Row]], varied: list[str], tar
     curves = [Curve(name, rows, member[TRAINED]) for name, (member, rows) in zip(names, found)]
     if draw_positions(curves, Level[found[0][0]["level"]], figure, ""):
         print(f"Figure of them: {figure}")
+
+
+def _number(text: str) -> float | None:
+    return int(text) if text.isdigit() else float(text) if text else None
 
 
 def _write(rows: list[Row], columns: list[str], path: Path, key: str) -> None:

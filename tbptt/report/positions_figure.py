@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN_FROM = 8  # the y axis fits the positions from here on: the first predictions would squeeze all others together
+LINES_INSIDE = 6  # of a legend
+LINE_HEIGHT = 0.19  # inches
 
 
 @dataclass
@@ -47,7 +49,7 @@ def draw_positions(curves: Sequence[Curve], level: Level, target: Path, title: s
         axes.set(xlabel="tokens read since the state was empty", ylabel=label, title=plain(title))
         _fit_losses(axes, curves, key)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        _draw_legend(axes)
 
     return draw(paint, target)
 
@@ -59,7 +61,8 @@ def _draw_curve(axes: Axes, curve: Curve, key: str) -> Any:
     measured = [(middle, *_band(row, key)) for middle, row in zip(x, curve.rows) if row["standard_error"] is not None]
     if measured:
         middles, lows, highs = zip(*measured)
-        axes.fill_between(middles, lows, highs, color=line.get_color(), alpha=0.2, lw=0)
+        label = None if curve.name else f"standard error over {curve.rows[0]['pieces']:,} pieces"
+        axes.fill_between(middles, lows, highs, color=line.get_color(), alpha=0.2, lw=0, label=label)
     return line.get_color()
 
 
@@ -81,6 +84,18 @@ def _mark_training_lengths(axes: Axes, lengths: list[int], colours: list[Any]) -
         axes.axvline(length, color=colour, ls=":", lw=1)
 
 
+def _draw_legend(axes: Axes) -> None:
+    """Inside the axes if it is short, else below them, in a figure that grows by its height."""
+    lines = len(axes.get_legend_handles_labels()[1])
+    figure = axes.figure.figure
+    if lines <= LINES_INSIDE:
+        axes.legend(fontsize="small")
+    else:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + lines * LINE_HEIGHT)
+        figure.legend(fontsize="small", loc="outside lower center")
+
+
 def _fit_losses(axes: Axes, curves: Sequence[Curve], key: str) -> None:
     """Limits and scale of the loss axis."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -98,6 +113,6 @@ def _fit_losses(axes: Axes, curves: Sequence[Curve], key: str) -> None:
         return
     margin = (high / low) ** 0.08 if high > low else 1.1
     axes.set_ylim(low / margin, high * margin)
-    axes.yaxis.set_major_locator(MaxNLocator(7) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(MaxNLocator(10) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.yaxis.set_minor_locator(NullLocator())

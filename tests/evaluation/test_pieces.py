@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tbptt.device import Precision
 from tbptt.evaluation.config import BurnIn, EvalConfig
 from tbptt.evaluation.lanes import LanePlan
+from tbptt.evaluation.plan import PIECES_AT_ONCE, choose_plan
 from tbptt.evaluation.score import Score, score
 from tbptt.launch.world import World
 from tbptt.models.protocol import InitialMemory
@@ -100,6 +101,13 @@ def test_pieces_are_exact_and_need_no_burn_in(burn_in):
 
 def test_pieces_of_a_recurrent_model_run_side_by_side():
     assert scored("lstm", random_stream(100), piece_len=10).settings["batch_size"] > 1
+
+
+def test_without_a_batch_size_there_are_not_too_many_states_at_once():
+    chosen = choose_plan(build("lstm"), 1_000_000, EvalConfig(piece_len=4), 4, World())
+    assert 1 < chosen.batch_size <= PIECES_AT_ONCE
+    chosen = choose_plan(build("lstm"), 1_000_000, EvalConfig(piece_len=4, batch_size=300), 4, World())
+    assert chosen.batch_size == 300
 
 
 @given(st.integers(1, 200), pieces, st.integers(1, 20), st.integers(1, 5))
