@@ -39,7 +39,7 @@ class EvalConfig:
     save_losses: str | None = None  # file for the loss of every token; relative to the run directory
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)  # additional dynamic evaluation
 
-    RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("by_position",)
+    RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("by_position",)  # it adds files to the run directory
 
     @property
     def exact(self) -> bool:
