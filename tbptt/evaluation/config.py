@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from tbptt.errors import UserError
 from tbptt.evaluation.dynamic_config import DynamicConfig
@@ -34,8 +34,17 @@ class EvalConfig:
     walk_len: int | None = None  # segment length under same_length; does not change the loss. None: the fastest
     burn_in: BurnIn = BurnIn.exact  # exact: lanes first read all that their state depends on; equals one lane
     max_tokens: int | None = None  # score only this many tokens, from the start
+    piece_len: int | None = None  # cut the split into pieces of so many tokens, each scored from the empty state
+    by_position: bool = False  # also the mean loss by position since the state was empty: positions.csv, positions.png
     save_losses: str | None = None  # file for the loss of every token; relative to the run directory
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)  # additional dynamic evaluation
+
+    RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("by_position",)  # it adds files to the run directory
+
+    @property
+    def exact(self) -> bool:
+        """Whether the loss does not depend on the number of lanes."""
+        return self.burn_in is BurnIn.exact or self.piece_len is not None
 
     def context(self) -> dict[str, Any]:
         """The context settings that replace those of the model in this evaluation."""
@@ -44,7 +53,7 @@ class EvalConfig:
         return {key: value for key, value in chosen.items() if value is not None}
 
     def check(self) -> None:
-        for key in ("tgt_len", "batch_size", "walk_len", "max_tokens"):
+        for key in ("tgt_len", "batch_size", "walk_len", "max_tokens", "piece_len"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise UserError(f"eval.{key}={value} must be 1 or more")

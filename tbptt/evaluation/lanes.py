@@ -1,9 +1,12 @@
-"""Cuts a split into lanes for evaluation so that the loss equals that of a single lane.
+"""Cuts a split into lanes for evaluation: so that the loss equals that of a single lane, or into pieces.
 
-A single lane reads the split from its start in segments of T tokens. With several lanes, lane b starts at segment b*P,
-runs W = P + R segments and scores all but the first R. This burn-in of R*T tokens covers all tokens that a state can
-depend on. The first lane scores all of its segments. Every segment is thus scored once, by a lane whose state equals
-that of a single lane.
+A single lane reads the split from its start in segments of T tokens. With several lanes, each starts a stride of whole
+segments after the one before it, and reads beyond its stride by the length of the burn-in. It scores all but its first
+burn-in tokens, which are all that its state can depend on; the first lane scores those too. Every target is thus scored
+once, by a lane whose state equals that of a single lane.
+
+Pieces are lanes of their own: they have no burn-in, their stride is the length of a piece, and any number of them may
+be read side by side.
 """
 
 from __future__ import annotations
@@ -15,46 +18,89 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tbptt.launch.world import World
+
 
 @dataclass(frozen=True)
 class LanePlan:
-    """The number of lanes (B), and for each lane the segments between lane starts (P) and of the burn-in (R)."""
+    """The lanes that read a split, each from the empty state, and how many of them run side by side. Unit: tokens."""
 
-    lanes: int
-    stride: int  # P
-    burn_in: int  # R
+    n_targets: int  # of the split
+    tgt_len: int  # T, the segment length
+    stride: int  # from the start of a lane to that of the next one
+    burn_in: int = 0  # read but not scored, by all lanes but the first
+    separate: bool = False  # each lane is a text of its own: its first position is 0
+    limit: int | None = None  # of lanes side by side, on all ranks together
 
     @property
-    def steps(self) -> int:
-        """W, the segments that every lane runs."""
-        return self.stride + self.burn_in
+    def lanes(self) -> int:
+        """The number of all lanes."""
+        return max(1, -(-(self.n_targets - self.burn_in) // self.stride))
+
+    @property
+    def batch_size(self) -> int:
+        """The number of lanes that run side by side, on all ranks together."""
+        return min(self.limit or self.lanes, self.lanes)
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest lane."""
+        return min(self.stride + self.burn_in, self.n_targets)
+
+    @property
+    def width(self) -> int:
+        """The tokens of a step in each lane: a segment, or less if no lane is that long."""
+        return min(self.tgt_len, self.longest)
+
+    def batches(self, world: World) -> list[range]:
+        """The lanes of this rank, in batches that run side by side, one batch after the other."""
+        own, firsts = world.lanes(self.batch_size), range(0, self.lanes, self.batch_size)
+        batches = [range(first + own.start, min(first + own.stop, self.lanes)) for first in firsts]
+        return [lanes for lanes in batches if len(lanes)]
+
+    def bounds(self, lanes: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each of these lanes (B,) the first token that it reads, the first that it scores, and its end."""
+        first_B = np.array(lanes) * self.stride
+        end_B = np.minimum(first_B + self.stride + self.burn_in, self.n_targets)
+        return first_B, np.where(first_B == 0, 0, first_B + self.burn_in), end_B
+
+    def steps(self, lanes: range) -> int:
+        """The segments of the longest of these lanes."""
+        first_B, _, end_B = self.bounds(lanes)
+        return -(-int((end_B - first_B).max()) // self.tgt_len)
+
+    def positions(self) -> np.ndarray:
+        """For each target (n_targets,) int64, how many targets precede it since the state was empty."""
+        position_N = np.arange(self.n_targets)
+        return position_N % self.stride if self.separate else position_N
 
 
-def plan_lanes(n_segments: int, batch_size: int, burn_in: int) -> LanePlan:
-    """Divide `n_segments` among at most `batch_size` lanes; all but the first also run `burn_in` unscored segments."""
-    stride = max(1, -(-(n_segments - burn_in) // batch_size))
-    lanes = max(1, -(-(n_segments - burn_in) // stride))
-    return LanePlan(lanes, stride, burn_in) if lanes > 1 else LanePlan(1, n_segments, 0)
+def plan_lanes(n_targets: int, tgt_len: int, batch_size: int, burn_in: int, separate: bool = False) -> LanePlan:
+    """Divide the segments of `n_targets` targets among at most `batch_size` lanes, with a `burn_in` of whole segments.
+
+    One lane needs no burn-in.
+    """
+    n_segments, burn_in_segments = -(-n_targets // tgt_len), burn_in // tgt_len
+    stride = max(1, -(-(n_segments - burn_in_segments) // batch_size))
+    plan = LanePlan(n_targets, tgt_len, stride * tgt_len, burn_in, separate)
+    return plan if plan.lanes > 1 else LanePlan(n_targets, tgt_len, n_segments * tgt_len, 0, separate)
 
 
 def scored_segments(
-    stream: np.ndarray, tgt_len: int, plan: LanePlan, own_lanes: slice
+    stream: np.ndarray, plan: LanePlan, lanes: range
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield for every step the tokens (B, T) of `own_lanes`, and for the N scored positions (each (N,), all int64):
-    the index in the flattened tokens, the target, and the index of the loss in the stream.
+    """Yield for every step the tokens (B, T) of `lanes`, and for the N scored targets (each (N,), all int64):
+    their index in the flattened tokens, the target, and its index in the split.
 
-    Positions after the end of the stream hold token 0 and are not scored; being last, they influence no scored one.
+    Behind the end of a lane stands token 0, and nothing is scored; being last, it influences no scored target.
     """
-    starts_B = np.arange(plan.lanes)[own_lanes] * plan.stride
-    last = len(stream) - 1
-    for step in range(plan.steps):
-        position_BT = (starts_B + step)[:, None] * tgt_len + np.arange(min(tgt_len, last))
-        inside_BT = position_BT < last
-        safe_BT = np.where(inside_BT, position_BT, 0)
-        tokens_BT = np.where(inside_BT, stream[safe_BT], 0).astype(np.int64)
-        after_burn_in_B = (step >= plan.burn_in) | (starts_B == 0)
-        scored_BT = inside_BT & after_burn_in_B[:, None]
-        position_N = position_BT[scored_BT]
-        arrays = tokens_BT, scored_BT.ravel().nonzero()[0], stream[position_N + 1].astype(np.int64), position_N
-        tokens, index, targets, positions = map(torch.from_numpy, arrays)
-        yield tokens, index, targets, positions
+    first_B, scored_B, end_B = plan.bounds(lanes)
+    for step in range(plan.steps(lanes)):
+        index_BT = first_B[:, None] + step * plan.tgt_len + np.arange(plan.width)
+        inside_BT = index_BT < end_B[:, None]
+        tokens_BT = np.where(inside_BT, stream[np.where(inside_BT, index_BT, 0)], 0).astype(np.int64)
+        scored_BT = inside_BT & (index_BT >= scored_B[:, None])
+        index_N = index_BT[scored_BT]
+        arrays = tokens_BT, scored_BT.ravel().nonzero()[0], stream[index_N + 1].astype(np.int64), index_N
+        tokens, places, targets, indices = map(torch.from_numpy, arrays)
+        yield tokens, places, targets, indices

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -23,54 +22,53 @@ log = logging.getLogger(__name__)
 LANE_CHOICES = [2**i for i in range(11)]
 LENGTH_CHOICES = [2**i for i in range(5, 12)]
 LANES_WITHOUT_BURN_IN = 16  # the default with burn_in=none, where the loss depends on the number of lanes
+PIECES_AT_ONCE = 64  # at most by default, on a rank: a state takes memory too, which the estimate does not count
 STEP_OVERHEAD = {"cpu": 200, "cuda": 8_000}  # fixed time of a step, in tokens that it could compute
 ACTIVATION_SHARE = 0.2  # of the device memory
 CACHE_BYTES = 2**24  # activations per CPU thread: larger steps are slower
 
 
-@dataclass(frozen=True)
-class EvalPlan:
-    """Segments of `tgt_len` tokens, in the lanes of `lanes`."""
-
-    tgt_len: int
-    lanes: LanePlan
-
-
-def choose_plan(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int, world: World) -> EvalPlan:
+def choose_plan(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int, world: World) -> LanePlan:
     """The plan with the least estimated time among those that fit into memory; the same on all ranks.
 
     `tgt_len` is the requested segment length: another is chosen only where that does not change the loss. Settings in
     `config` take precedence.
     """
     device, budget = next(model.parameters()).device, min(world.gather(memory_budget(world.device)))
-    if config.burn_in is BurnIn.exact and model.reach(tgt_len) is None and (config.batch_size or 1) > 1:
+    if config.exact and not config.piece_len and model.reach(tgt_len) is None and (config.batch_size or 1) > 1:
         log.info("The state of this model depends on all tokens before it: exact evaluation uses one lane")
     fitting, smallest = [], None
-    for plan in _possible_plans(model, n_targets, config, tgt_len):
-        lanes = -(-plan.lanes.lanes // world.size)
+    for plan in _possible_plans(model, n_targets, config, tgt_len, world):
+        lanes = -(-plan.batch_size // world.size)
         multiplications, activations = model.cost(plan.tgt_len)
-        step = (lanes * plan.tgt_len + STEP_OVERHEAD[device.type]) * multiplications
-        needed = 4 * activations * lanes * plan.tgt_len
+        step = (lanes * plan.width + STEP_OVERHEAD[device.type]) * multiplications
+        needed = 4 * activations * lanes * plan.width
         if needed <= budget:
-            fitting.append((plan.lanes.steps * step, plan.lanes.lanes, plan.tgt_len, plan))
+            steps = -(-plan.lanes // plan.batch_size) * -(-plan.longest // plan.tgt_len)
+            fitting.append((steps * step, plan.batch_size, plan.tgt_len, plan))
         if smallest is None or needed < smallest[0]:
             smallest = needed, plan
     assert smallest is not None
     return min(fitting, key=lambda candidate: candidate[:3])[3] if fitting else smallest[1]
 
 
-def _possible_plans(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int) -> Iterator[EvalPlan]:
+def _possible_plans(
+    model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int, world: World
+) -> Iterator[LanePlan]:
     lengths = [config.walk_len or tgt_len]
-    if model.any_segments() and not config.walk_len and config.burn_in is BurnIn.exact:
+    if model.any_segments() and not config.walk_len and config.exact:
         lengths += LENGTH_CHOICES
     for length, lanes in product(lengths, [config.batch_size] if config.batch_size else LANE_CHOICES):
-        n_segments, reach = -(-n_targets // length), model.reach(length)
-        if config.burn_in is BurnIn.none:
-            yield EvalPlan(length, plan_lanes(n_segments, config.batch_size or LANES_WITHOUT_BURN_IN, 0))
+        reach = model.reach(length)
+        if config.piece_len:
+            limit = lanes if config.batch_size else min(lanes, PIECES_AT_ONCE * world.size)
+            yield LanePlan(n_targets, length, config.piece_len, separate=True, limit=limit)
+        elif config.burn_in is BurnIn.none:
+            yield plan_lanes(n_targets, length, config.batch_size or LANES_WITHOUT_BURN_IN, 0, separate=True)
         elif reach is None:
-            yield EvalPlan(length, plan_lanes(n_segments, 1, 0))
+            yield plan_lanes(n_targets, length, 1, 0)
         else:
-            yield EvalPlan(length, plan_lanes(n_segments, lanes, reach // length))
+            yield plan_lanes(n_targets, length, lanes, reach)
 
 
 def memory_budget(device: torch.device) -> float:

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tbptt.data.config import Level
-from tbptt.device import Precision, autocast, send
+from tbptt.device import Precision, autocast, parameter_dtype, send
 from tbptt.errors import UserError
-from tbptt.evaluation.config import EvalConfig
-from tbptt.evaluation.lanes import scored_segments
+from tbptt.evaluation.config import BurnIn, EvalConfig
+from tbptt.evaluation.lanes import LanePlan, scored_segments
 from tbptt.evaluation.plan import choose_plan
+from tbptt.evaluation.positions import PositionLoss, losses_by_position
 from tbptt.evaluation.units import loss_units
 from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import InitialMemory, RecurrentModel
@@ -36,9 +38,10 @@ class Score:
     tokens: int  # targets scored
     loss: float  # nats per token
     seconds: float
-    settings: dict[str, Any]  # tgt_len, mem_len, clamp_len, same_length, batch_size, burn_in
+    settings: dict[str, Any]  # tgt_len, mem_len, clamp_len, same_length, batch_size, burn_in, piece_len
     walk_len: int  # the segment length used; differs from tgt_len only where that does not change the loss
-    losses_N: np.ndarray = field(default_factory=lambda: np.zeros(0))  # of all targets in order, if config.save_losses
+    losses_N: np.ndarray = field(default_factory=lambda: np.zeros(0))  # of all targets, if save_losses or by_position
+    by_position: list[PositionLoss] = field(default_factory=list)  # if config.by_position
 
     def as_dict(self, level: Level) -> dict[str, Any]:
         return {
@@ -70,7 +73,7 @@ def score(
     """
     device = next(model.parameters()).device
     stream = stream[: config.max_tokens + 1] if config.max_tokens else stream
-    T = config.tgt_len or tgt_len
+    n_targets, T = len(stream) - 1, config.tgt_len or tgt_len
     started = time.perf_counter()
     with evaluating(model), model.with_context(**config.context()):
         if config.walk_len and not model.any_segments():
@@ -78,29 +81,42 @@ def score(
                 f"eval.walk_len={config.walk_len} needs eval.same_length=true: otherwise the loss depends on the "
                 "segment length, which is set by eval.tgt_len"
             )
-        plan = choose_plan(model, len(stream) - 1, config, T, world)
-        own_lanes = world.lanes(plan.lanes.lanes)
-        state = model.for_inference(model.initial_state(own_lanes.stop - own_lanes.start))
+        plan = choose_plan(model, n_targets, config, T, world)
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
-        losses_N = torch.zeros(len(stream) - 1 if config.save_losses else 0, device=device)
-        has_lanes = own_lanes.start < own_lanes.stop
-        segments = scored_segments(stream, plan.tgt_len, plan.lanes, own_lanes) if has_lanes else ()
-        for step, (tokens_BT, index_N, targets_N, positions_N) in enumerate(segments, start=1):
-            with autocast(device, precision):
-                h_BTD, state = model.hidden(model.send(tokens_BT, device), state)
-                if len(index_N):  # none in a burn-in
-                    h_ND = h_BTD.flatten(0, 1).index_select(0, send(index_N, device))
-                    nll_N = model.softmax(h_ND, model.send(targets_N, device))
-                    total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
-                    if config.save_losses:
-                        losses_N[send(positions_N, device)] = nll_N.float()
-            progress(step, plan.lanes.steps)
+        kept = n_targets if config.save_losses or config.by_position else 0
+        losses_N = torch.zeros(kept, dtype=parameter_dtype(precision), device=device)
+        steps = sum(map(plan.steps, plan.batches(world)))
+        for step, (nll_N, index_N) in enumerate(_losses(model, stream, plan, precision, world), start=1):
+            total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
+            if kept:
+                losses_N[send(index_N, device)] = nll_N.to(losses_N.dtype)
+            progress(step, steps)
         total, count = world.sum(torch.stack((total, torch.tensor(count).to(total)))).tolist()
         context = {"mem_len": None, "clamp_len": None, "same_length": None} | reported_context(model)
-        losses_N = world.sum(losses_N).cpu()  # every loss is nonzero on one rank only
-    settings = {"tgt_len": T, **context, "batch_size": plan.lanes.lanes, "burn_in": config.burn_in.name}
+        losses = world.sum(losses_N).cpu().numpy()  # every loss is nonzero on one rank only
+    burn_in = BurnIn.exact if config.exact else config.burn_in
+    settings = {"tgt_len": T, **context, "batch_size": plan.batch_size, "burn_in": burn_in.name}
+    settings |= {"piece_len": config.piece_len} if config.piece_len else {}
+    by_position = losses_by_position(losses, plan.positions()) if config.by_position else []
     seconds = time.perf_counter() - started
-    return Score(int(count), total / count, seconds, settings, plan.tgt_len, losses_N.numpy())
+    return Score(int(count), total / count, seconds, settings, plan.tgt_len, losses, by_position)
+
+
+def _losses(
+    model: RecurrentModel, stream: np.ndarray, plan: LanePlan, precision: Precision, world: World
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for every step on this rank the losses (N,) in nats and the indices (N,) of their targets in the split."""
+    device = next(model.parameters()).device
+    for lanes in plan.batches(world):
+        state = model.for_inference(model.initial_state(len(lanes)))
+        for tokens_BT, places_N, targets_N, index_N in scored_segments(stream, plan, lanes):
+            nll_N = torch.zeros(0, device=device)  # of a burn-in
+            with autocast(device, precision):
+                h_BTD, state = model.hidden(model.send(tokens_BT, device), state)
+                if len(index_N):
+                    h_ND = h_BTD.flatten(0, 1).index_select(0, send(places_N, device))
+                    nll_N = model.softmax(h_ND, model.send(targets_N, device))
+            yield nll_N, index_N
 
 
 def reported_context(model: RecurrentModel) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tbptt.files import replacing
 from tbptt.report.members import members_in
+from tbptt.report.positions import report_positions
 from tbptt.report.sweep_figure import draw_sweep
 
 UNITS = ("loss", "ppl", "bpc", "word_ppl", "bits_per_byte")
@@ -18,7 +19,10 @@ RESULT_KEYS = (*UNITS, *(DYNAMIC_PREFIX + key for key in UNITS), "tokens", "toke
 
 
 def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
-    """Write sweep.csv and sweep.png for all members of these sweeps (or single runs) into `target`; print the table."""
+    """Write sweep.csv and sweep.png for all members of these sweeps (or single runs) into `target`; print the table.
+
+    With them, the losses by position of those members that have some.
+    """
     members = [(folder, member) for folder in sweep_dirs for member in members_in(folder)]
     table, figure = target / "sweep.csv", target / "sweep.png"
     table.unlink(missing_ok=True)  # of an earlier sweep in this directory
@@ -52,6 +56,8 @@ def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
         print("No figure: no member has a loss")
     elif draw_sweep(compared, varied, prefix, figure):
         print(f"Figure: {figure}")
+    folders = [folder / member.folder for folder, member in members]
+    report_positions(list(zip(folders, rows)), varied, target)
 
 
 def _varied(jobs: list[dict[str, Any]]) -> list[str]:

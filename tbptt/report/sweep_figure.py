@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,7 @@ def draw_sweep(rows: list[dict[str, Any]], varied: list[str], prefix: str, targe
 
 def _draw_lines(axes: Axes, rows: list[dict[str, Any]], x: str, others: list[str], key: str) -> None:
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        name = ", ".join(f"{k.removeprefix('eval.')} {row[k]}" for k in others)
+    for name, row in zip(line_names(rows, others), rows):
         lines.setdefault(plain(name), []).append((row[x], row[key]))
     for name, points in lines.items():
         axes.plot(*zip(*sorted(points)), marker="o", ms=4, label=name or None)
@@ -64,6 +64,18 @@ def _draw_lines(axes: Axes, rows: list[dict[str, Any]], x: str, others: list[str
         axes.minorticks_off()
     if len(values) <= MAX_TICKS:
         axes.set_xticks(values, [f"{value:g}" for value in values])
+
+
+def line_names(rows: list[dict[str, Any]], keys: list[str]) -> list[str]:
+    """A name for each row, of its settings `keys`; of checkpoints without the folders that all of them are in."""
+    folders = [str(row.get("checkpoint")).split("/")[:-1] for row in rows]
+    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*folders)))
+    names = []
+    for row in rows:
+        settings = [f"{key.removeprefix('eval.')} {row[key]}" for key in keys if key != "checkpoint"]
+        checkpoint = ["/".join(str(row[key]).split("/")[shared:]) for key in keys if key == "checkpoint"]
+        names.append(", ".join(checkpoint + settings))
+    return names
 
 
 def _x_axis(rows: list[dict[str, Any]], varied: list[str]) -> str | None:

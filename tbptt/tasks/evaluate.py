@@ -20,10 +20,11 @@ from tbptt.evaluation.dynamic import score_dynamically
 from tbptt.evaluation.dynamic_config import RMSDynamicConfig
 from tbptt.evaluation.units import loss_units, original_units
 from tbptt.launch.world import World
+from tbptt.report.positions import POSITIONS
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, refuse_training_run, write_results
 from tbptt.tasks.loading import TrainedModel, corpus_to_score, open_trained, require_checkpoint
-from tbptt.tasks.scoring import losses_file, score_split
+from tbptt.tasks.scoring import losses_file, score_split, unused_by_pieces
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,11 @@ def check(config: Config) -> None:
     if dynamic.enabled and config.trainer.precision is Precision.fp16:
         raise UserError(
             "eval/dynamic does not support trainer.precision=fp16, which needs loss scaling: use bf16 or fp32"
+        )
+    if dynamic.enabled and config.eval.piece_len is not None:
+        raise UserError(
+            f"eval.piece_len={config.eval.piece_len} cannot be combined with eval/dynamic, whose weights adapt to the "
+            "whole text before a target: the pieces would depend on each other"
         )
     if config.data.is_one_text and isinstance(dynamic, RMSDynamicConfig):
         raise UserError(
@@ -52,7 +58,7 @@ def unused_settings(config: Config) -> dict[str, str]:
     if config.data.is_one_text:
         reading = ("data.level", "data.lower", "data.min_count", "data.max_vocab", "data.vocabulary", "eval.split")
         unused |= dict.fromkeys(reading, "data.path is one text, read completely and with the vocabulary of the run")
-    return unused | {"seed": "nothing is random in an evaluation"}
+    return unused | unused_by_pieces(config) | {"seed": "nothing is random in an evaluation"}
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
@@ -64,7 +70,9 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     corpus = corpus_to_score(config, trained.checkpoint, overrides)
     inputs = _inputs(config, trained, corpus)
     losses = losses_file(config, run_dir)
-    already_scored = read_results(run_dir).get("scored") == inputs and (losses is None or losses.is_file())
+    files = [losses] if losses else []
+    files += [run_dir / POSITIONS] if config.eval.by_position else []
+    already_scored = read_results(run_dir).get("scored") == inputs and all(map(Path.is_file, files))
     if world.broadcast(already_scored):
         log.info("Already scored: %s; delete it to score again", run_dir / RESULTS)
         return

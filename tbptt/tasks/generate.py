@@ -47,8 +47,8 @@ def unused_settings(config: Config) -> dict[str, str]:
     unused["trainer.devices"] = "it runs sequentially, on one device"
     unused["trainer.micro_batch"] = "the number of lanes is generate.samples"
     unused["data.order"] = "it reads no corpus"
-    keys = ("eval.split", "eval.batch_size", "eval.burn_in", "eval.max_tokens", "eval.dynamic")
-    unused |= dict.fromkeys(keys, "nothing is scored")
+    scoring = ("split", "batch_size", "burn_in", "max_tokens", "piece_len", "by_position", "dynamic")
+    unused |= dict.fromkeys((f"eval.{key}" for key in scoring), "nothing is scored")
     return unused | ({"seed": "nothing is random in a beam search"} if isinstance(config.generate, BeamConfig) else {})
 
 

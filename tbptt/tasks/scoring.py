@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from tbptt.data.prepare import PreparedCorpus
 from tbptt.errors import UserError
 from tbptt.evaluation.losses import save_losses
 from tbptt.evaluation.score import report_lines, score
-from tbptt.evaluation.units import original_units
+from tbptt.evaluation.units import loss_units, original_units
 from tbptt.launch.world import World
 from tbptt.models import RecurrentModel
 from tbptt.report.compressors import compressed_bits_per_byte
+from tbptt.report.positions import TRAINED, forget_positions, write_positions
 from tbptt.report.progress import progress
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ def score_split(
     stream = corpus.splits[split]
     name = "text" if corpus.folder.is_file() else split  # a file of the user's, or a split of a corpus
     log.info("Scoring the %s", name if name == "text" else f"{name} split")
+    if world.is_main:
+        forget_positions(run_dir)
     with progress(1, 0, split, level) as bar:
         scored = score(model, stream, config.eval, tgt_len, config.trainer.precision, bar.update_to, world)
     params = sum(parameter.numel() for parameter in model.parameters())
@@ -47,6 +51,11 @@ def score_split(
         metadata = {"checkpoint": config.checkpoint or str(run_dir), "tokens": scored.tokens, "loss": scored.loss}
         save_losses(scored.losses_N, losses, metadata | {"split": name, "eval": scored.settings})
         log.info("Losses of every token: %s", losses)
+    if config.eval.by_position:
+        results[TRAINED] = tgt_len
+        if world.is_main:
+            rows = [asdict(each) | loss_units(each.loss, level) for each in scored.by_position]
+            write_positions(rows, level, tgt_len, run_dir)
     if level is Level.byte:
         compressors = compressed_bits_per_byte(stream[: scored.tokens + 1].tobytes())
         baselines = ", ".join(f"{name} {bits:.3f}" for name, bits in compressors.items())
@@ -68,3 +77,10 @@ def losses_file(config: Config, run_dir: Path) -> Path | None:
     if (run_dir / path).is_dir():
         raise UserError(f"eval.save_losses={path} is a folder: it must be a file")
     return run_dir / path
+
+
+def unused_by_pieces(config: Config) -> dict[str, str]:
+    """The keys that eval.piece_len leaves without an effect, each with the reason."""
+    if config.eval.piece_len is None:
+        return {}
+    return {"eval.burn_in": "the pieces of eval.piece_len start empty, and depend on nothing before them"}

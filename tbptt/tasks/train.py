@@ -29,7 +29,7 @@ from tbptt.report.curves import draw_curves
 from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, write_results
-from tbptt.tasks.scoring import score_split
+from tbptt.tasks.scoring import score_split, unused_by_pieces
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 from tbptt.training.config import Reduce
 from tbptt.training.loop import LoopState, fit
@@ -50,7 +50,7 @@ def check(config: Config) -> None:
 
 
 def unused_settings(config: Config) -> dict[str, str]:
-    return {"eval.dynamic": "a training run ends with static evaluation only: use task=eval"}
+    return unused_by_pieces(config) | {"eval.dynamic": "a training run ends with static evaluation only: use task=eval"}
 
 
 def questionable_settings(config: Config) -> list[str]:
@@ -205,7 +205,7 @@ def _describe(run: Run, trainer: Trainer) -> None:
 def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | NoMetrics) -> int:
     """Train to the last step or a stop signal. Returns the signal, or 0."""
     config, world = run.config, run.world
-    valid_config = replace(config.eval, max_tokens=config.trainer.eval_tokens, save_losses=None)
+    valid_config = replace(config.eval, max_tokens=config.trainer.eval_tokens, save_losses=None, by_position=False)
 
     def validate() -> Score:
         tgt_len, precision = config.model.tgt_len, config.trainer.precision

@@ -167,7 +167,7 @@ def test_the_automatic_choice_fits_into_memory_if_anything_does(monkeypatch, mem
     model = build("txl")
     with model.with_context(same_length=True):
         chosen = choose_plan(model, 100_000, EvalConfig(), 4, SINGLE_PROCESS)
-        needed = 4 * model.cost(chosen.tgt_len)[1] * chosen.lanes.lanes * chosen.tgt_len
+        needed = 4 * model.cost(chosen.tgt_len)[1] * chosen.batch_size * chosen.tgt_len
         least = 4 * model.cost(4)[1] * 4
     assert needed <= memory or needed == least
 
@@ -177,7 +177,7 @@ def test_an_approximation_keeps_to_the_segments_asked_for():
     with build("txl").with_context(same_length=True):
         for length in (5, 64):
             chosen = choose_plan(build("txl"), 100_000, EvalConfig(burn_in=BurnIn.none), length, SINGLE_PROCESS)
-            assert (chosen.tgt_len, chosen.lanes.burn_in) == (length, 0)
+            assert (chosen.tgt_len, chosen.burn_in) == (length, 0)
 
 
 def test_a_walk_of_its_own_length_needs_same_length():
