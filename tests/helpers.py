@@ -26,8 +26,9 @@ def composed(*overrides: str) -> Config:
 
 
 def assert_close(actual, expected, tolerance: float) -> None:
-    """No element further apart than `tolerance`; shapes equal, NaN never close."""
-    torch.testing.assert_close(torch.as_tensor(actual), torch.as_tensor(expected), rtol=0, atol=tolerance)
+    """No element further apart than `tolerance`; shapes equal, NaN never close. Plain numbers are float64."""
+    numbers = [torch.as_tensor(x, dtype=torch.float64 if isinstance(x, float) else None) for x in (actual, expected)]
+    torch.testing.assert_close(*numbers, rtol=0, atol=tolerance)
 
 
 def assert_relatively_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
