@@ -1,14 +1,15 @@
 """The kernels of flash-linear-attention against the plain forms of the mixers: how close, and (on a GPU) how fast.
 
     pip install -e '.[kernels]'
-    python -m experiments.fla_kernels                    # without a GPU: in Triton's interpreter, small, some minutes
-    pip install flash-linear-attention                   # the layers of fla, to compare the speed with
-    python -m experiments.fla_kernels --speed            # on a GPU
-    TRITON_F32_DEFAULT=ieee python -m experiments.fla_kernels    # float32 without TF32, where the kernels let us choose
+    python -m experiments.fla_kernels            # without a GPU: in Triton's interpreter, small, some minutes
+    pip install flash-linear-attention           # the layers of fla, to compare the speed with
+    python -m experiments.fla_kernels --speed    # on a GPU; not run yet
+    TRITON_F32_DEFAULT=ieee python -m experiments.fla_kernels    # float32 without TF32, where kernels let one choose
 
 One JSON line a result. An error is the norm of the difference over the norm of the plain form's result in float64: of
 outputs, final states and all gradients, for a given gradient of both. "model" is a stack of two such layers: losses,
-final states and the gradients of all parameters, over three attached segments. Speed is that of forward and backward
+final states and the gradients of all parameters, over three attached segments. The interpreter has no TF32, and where a
+GPU rounds to bfloat16 it cuts off, which doubles the errors of that precision. Speed is that of forward and backward
 passes of a model with about 340 million parameters in bf16: ours carries its state, fla's own starts every time from
 zeros. Without the package mamba-ssm fla's Mamba-2 has no fast path; `fast_path` says whether it has.
 """
@@ -115,45 +116,48 @@ def compare_model(mixer: str) -> None:
             report(model=mixer, what=what, **dict(zip(("losses", "final states", "gradients"), found)))
 
 
-def tokens_per_second(step: Callable[[], None]) -> float:
-    """The median of 20 steps, after 5 that compile and choose settings."""
-    seconds = []
-    for _ in range(25):
+def report_speed(name: str, what: str, model: torch.nn.Module, loss: Callable[[], Tensor]) -> None:
+    """The median of 20 passes, after 5 that compile and choose settings."""
+
+    def seconds() -> float:
         torch.cuda.synchronize()
         started = time.perf_counter()
-        step()
+        model.zero_grad()
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            mean = loss()
+        mean.backward()
         torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return LANES * LENGTH / statistics.median(seconds[5:])
+        return time.perf_counter() - started
+
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    try:
+        rate = LANES * LENGTH / statistics.median([seconds() for _ in range(25)][5:])
+        report(speed=name, what=what, parameters=parameters, tokens_per_second=rate)
+    except torch.OutOfMemoryError:
+        report(speed=name, what=what, parameters=parameters, out_of_memory=True)
 
 
 def measure_speed(name: str, config: StackConfig, theirs: Callable[[], torch.nn.Module]) -> None:
     tokens_BT = torch.randint(VOCABULARY, (LANES, LENGTH + 1), device=DEVICE)
-    for kernels in (Kernels.plain, Kernels.fused):
+
+    def measure_ours(kernels: Kernels) -> None:
         config.kernels = kernels
         model = config.build(VOCABULARY).to(DEVICE)
         state = model.initial_state(LANES)
 
-        def update(model=model) -> None:
+        def loss() -> Tensor:
             nonlocal state
-            model.zero_grad()
-            with torch.autocast("cuda", torch.bfloat16):
-                nll_BT, after = model(tokens_BT[:, :-1], tokens_BT[:, 1:], state)
-            nll_BT.mean().backward()
+            nll_BT, after = model(tokens_BT[:, :-1], tokens_BT[:, 1:], state)
             state = detach(after)
+            return nll_BT.mean()
 
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        report(speed=name, what=kernels.name, parameters=parameters, tokens_per_second=tokens_per_second(update))
+        report_speed(name, kernels.name, model, loss)
+
+    for kernels in (Kernels.plain, Kernels.fused):
+        measure_ours(kernels)
     peer = theirs().to(DEVICE).train()
-
-    def step() -> None:
-        peer.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = peer(input_ids=tokens_BT[:, :-1], labels=tokens_BT[:, :-1], use_cache=False).loss
-        loss.backward()
-
-    parameters = sum(parameter.numel() for parameter in peer.parameters())
-    report(speed=name, what="fla", parameters=parameters, tokens_per_second=tokens_per_second(step))
+    ids_BT = tokens_BT[:, :-1]
+    report_speed(name, "fla", peer, lambda: peer(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss)
 
 
 def speeds() -> None:

@@ -66,7 +66,7 @@ def results(form, inputs):
     """Outputs, final state, and the gradients of all inputs for fixed random gradients of both."""
     generator = torch.Generator().manual_seed(1)
     found = form(*inputs, 8)
-    given = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in found]
+    given = [torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) for x in found]
     return [*found, *torch.autograd.grad(found, inputs, given)]
 
 
@@ -119,6 +119,19 @@ def test_stand_ins_are_like_the_package(plain):
         named["gk"] = named.pop("g")
     for ours, theirs in zip(found, naive(q, k, v, **named), strict=True):
         assert_relatively_close(ours, theirs, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@FORMS
+def test_where_the_kernels_are_installed_they_compute_the_plain_form(plain):
+    pytest.importorskip("experiments.interpreter")
+    pytest.importorskip(THEIR_LOOPS[plain][0])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    inputs = [x.detach().to(device, torch.float32).requires_grad_() for x in draw_inputs(plain)]
+    found, expected = results(fused(plain, torch.float32), inputs), results(plain, inputs)
+    for ours, exact in zip(found, expected, strict=True):
+        assert_relatively_close(ours, exact, 5e-3 if device.type == "cuda" else 1e-5)  # a GPU rounds products to TF32
 
 
 def test_auto_is_fused_in_16_bits_on_a_gpu_where_it_can_run_and_plain_elsewhere(installed):
