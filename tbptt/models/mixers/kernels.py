@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import Enum
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -21,7 +21,7 @@ from tbptt.models.mixers import chunks
 
 Recurrence = Callable[..., tuple[Tensor, Tensor]]  # a function of chunks.py, or one with the same arguments and results
 
-OLDEST = (0, 6)  # release of fla-core: gradients of initial states are right from here on
+OLDEST = (0, 6)  # release of fla-core: the one that the plain forms were compared with
 MAX_KEY_SIZE = 256
 
 
@@ -31,22 +31,8 @@ class Kernels(Enum):
     fused = "fused"  # flash-linear-attention; float32 is rounded to TF32 in its products
 
 
-def fused_obstacle(sizes: tuple[int, int], device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why kernels cannot run with these K and V, device and dtype of products (a verb phrase); None if they can."""
-    K, V = sizes
-    if obstacle := _installation_obstacle():
-        return obstacle
-    if device.type != "cuda":
-        return "needs a GPU"
-    if dtype == torch.float64:
-        return "has no float64 kernels"
-    if K > MAX_KEY_SIZE or K % 2 or V % 2:
-        return f"supports even sizes of keys and values and keys of at most {MAX_KEY_SIZE}, not {K} and {V}"
-    return None
-
-
-@cache
-def _installation_obstacle() -> str | None:
+def installation_obstacle() -> str | None:
+    """What must be installed, as of `fused_obstacle`."""
     try:
         installed = version("fla-core")
     except PackageNotFoundError:
@@ -54,6 +40,23 @@ def _installation_obstacle() -> str | None:
     if tuple(map(int, re.findall(r"\d+", installed)))[:2] < OLDEST:
         return f"needs fla-core {'.'.join(map(str, OLDEST))} or newer, not {installed} (pip install -e '.[kernels]')"
     return None if find_spec("triton") else "needs Triton, which is not installed"
+
+
+INSTALLATION_OBSTACLE = installation_obstacle()
+
+
+def fused_obstacle(sizes: tuple[int, int], device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why kernels cannot run with these K and V, device and dtype of products (a verb phrase); None if they can."""
+    K, V = sizes
+    if INSTALLATION_OBSTACLE is not None:
+        return INSTALLATION_OBSTACLE
+    if device.type != "cuda":
+        return "needs a GPU"
+    if dtype == torch.float64:
+        return "has no float64 kernels"
+    if K > MAX_KEY_SIZE or K % 2 or V % 2:
+        return f"supports even sizes of keys and values and keys of at most {MAX_KEY_SIZE}, not {K} and {V}"
+    return None
 
 
 def pick_kernels(choice: Kernels, sizes: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Kernels:

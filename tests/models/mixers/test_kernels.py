@@ -28,13 +28,6 @@ THEIR_LOOPS = {
 CUDA = torch.device("cuda")
 
 
-@pytest.fixture(autouse=True)
-def no_memory_of_what_is_installed():
-    kernels._installation_obstacle.cache_clear()
-    yield
-    kernels._installation_obstacle.cache_clear()
-
-
 @pytest.fixture
 def loops_instead(monkeypatch):
     loops.install(monkeypatch)
@@ -42,8 +35,7 @@ def loops_instead(monkeypatch):
 
 @pytest.fixture
 def installed(monkeypatch):
-    monkeypatch.setattr(kernels, "version", lambda package: "0.6.0")
-    monkeypatch.setattr(kernels, "find_spec", lambda package: object())
+    monkeypatch.setattr(kernels, "INSTALLATION_OBSTACLE", None)
 
 
 def draw_inputs(plain, dtype=torch.float64):
@@ -178,16 +170,29 @@ def test_fused_kernels_that_cannot_run_are_refused(installed, settings, precisio
 
 
 @pytest.mark.parametrize(
-    ("found", "words"), [(None, "needs flash-linear-attention"), ("0.5.2", "0.6 or newer, not 0.5")]
+    ("found", "triton", "words"),
+    [
+        (None, True, "needs flash-linear-attention .*pip install -e '.\\[kernels\\]'"),
+        ("0.5.2", True, "needs fla-core 0.6 or newer, not 0.5.2 .*pip install -e '.\\[kernels\\]'"),
+        ("0.6.0", False, "needs Triton"),
+    ],
 )
-def test_what_must_be_installed_is_said_with_the_command(monkeypatch, installed, found, words):
+def test_what_must_be_installed_is_said(monkeypatch, found, triton, words):
     def version(package):
         if found is None:
             raise PackageNotFoundError(package)
         return found
 
     monkeypatch.setattr(kernels, "version", version)
-    config = StackConfig(kernels=Kernels.fused)
-    with pytest.raises(UserError, match=f"{words}.*pip install -e '\\.\\[kernels\\]'"):
-        config.check_precision(Precision.bf16, CUDA)
+    monkeypatch.setattr(kernels, "find_spec", lambda package: triton or None)
+    monkeypatch.setattr(kernels, "INSTALLATION_OBSTACLE", kernels.installation_obstacle())
+    with pytest.raises(UserError, match=f"model.kernels=fused {words}.*: use model.kernels=auto or plain"):
+        StackConfig(kernels=Kernels.fused).check_precision(Precision.bf16, CUDA)
     assert pick_kernels(Kernels.auto, (64, 64), CUDA, torch.bfloat16) is Kernels.plain
+
+
+@pytest.mark.parametrize("release", ["0.6.0", "0.6rc1", "0.10", "1.0"])
+def test_releases_that_will_do(monkeypatch, release):
+    monkeypatch.setattr(kernels, "version", lambda package: release)
+    monkeypatch.setattr(kernels, "find_spec", lambda package: object())
+    assert kernels.installation_obstacle() is None
