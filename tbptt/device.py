@@ -74,6 +74,11 @@ def parameter_dtype(precision: Precision) -> torch.dtype:
     return torch.float64 if precision is Precision.fp64 else torch.float32
 
 
+def product_dtype(precision: Precision) -> torch.dtype:
+    """The dtype in which matrix products run."""
+    return MIXED.get(precision, parameter_dtype(precision))
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
     """The context of a forward pass: in mixed precision, matrix products run in 16 bits and all else in float32."""
     return torch.autocast(device.type, MIXED[precision]) if precision in MIXED else nullcontext()

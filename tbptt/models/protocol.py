@@ -113,7 +113,7 @@ class RecurrentModel(nn.Module):
         return []
 
     def notes(self) -> list[str]:
-        """Log messages about choices that depend on the current device and dtype of the weights."""
+        """Log messages about choices that depend on the device and dtype of the weights, and on autocast."""
         return []
 
     def context(self) -> dict[str, Any]:

@@ -5,16 +5,17 @@ Shapes: B lanes, T tokens of the segment, D d_model.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tbptt.device import Precision
+from tbptt.device import Precision, product_dtype
 from tbptt.errors import UserError
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
 from tbptt.models.dropout import Dropout
@@ -30,9 +31,12 @@ from tbptt.models.mixers import (
     SLSTMConfig,
 )
 from tbptt.models.mixers.initialisation import init_linear
+from tbptt.models.mixers.kernels import Kernels, fused_obstacle
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.vocabulary.clusters import ClusteredIds
+
+log = logging.getLogger(__name__)
 
 
 class FeedForwardKind(Enum):
@@ -68,6 +72,7 @@ class StackConfig(ModelConfig):
     logit_cap: float | None = None  # a soft limit of the logits
     dropout: float = 0.0  # on embeddings, on what layers add, and on the last layer's output
     tgt_len: int = 64  # tokens per segment
+    kernels: Kernels = Kernels.auto  # the implementation of the recurrences of gated_delta, gla and mamba2
     gated_delta: GatedDeltaConfig = field(default_factory=GatedDeltaConfig)
     mamba2: Mamba2Config = field(default_factory=Mamba2Config)
     mlstm: MLSTMConfig = field(default_factory=MLSTMConfig)
@@ -76,6 +81,8 @@ class StackConfig(ModelConfig):
     gla: GLAConfig = field(default_factory=GLAConfig)
     lstm: LSTMMixerConfig = field(default_factory=LSTMMixerConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+    RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("kernels",)
 
     def mixers(self) -> list[MixerConfig]:
         """The configuration of every layer's mixer."""
@@ -99,6 +106,10 @@ class StackConfig(ModelConfig):
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         if precision is Precision.fp16 and device.type == "cpu":
             raise UserError("trainer.precision=fp16: PyTorch lacks float16 operations on a CPU; use fp32 or bf16")
+        for sizes in filter(None, (mixer.kernel_sizes() for mixer in self.mixers())):
+            obstacle = fused_obstacle(sizes, device, product_dtype(precision))
+            if self.kernels is Kernels.fused and obstacle:
+                raise UserError(f"model.kernels=fused {obstacle}: use model.kernels=auto or plain")
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> Stack:
         self.check(vocab_size)
@@ -127,9 +138,10 @@ class Block(nn.Module):
 
     def __init__(self, config: StackConfig, layer: int):
         super().__init__()
-        c = config
+        c, mixer = config, config.mixers()[layer]
         self.mixer_norm = make_norm(c)
-        self.mixer = c.mixers()[layer].build(c.d_model, layer, c.n_layer)
+        self.mixer = mixer.build(c.d_model, layer, c.n_layer)
+        self.mixer.kernels, self.mixer.kernel_sizes = c.kernels, mixer.kernel_sizes()
         self.feed_forward: FeedForward | None = None
         if c.feed_forward is not FeedForwardKind.none:
             self.feed_forward_norm = make_norm(c)
@@ -157,6 +169,7 @@ class Stack(RecurrentModel):
     def __init__(self, config: StackConfig, vocab_size: int, activation_checkpointing: bool = False):
         super().__init__()
         c, self.activation_checkpointing = config, activation_checkpointing
+        self.kernels, self.names = c.kernels, [mixer.NAME for mixer in c.mixers()]
         self.embedding = AdaptiveEmbedding(
             vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val, c.scale_embedding
         )
@@ -165,6 +178,8 @@ class Stack(RecurrentModel):
         tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
         self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs, c.softmax_bias, c.logit_cap)
         self.drop = Dropout(c.dropout)
+        if c.kernels is Kernels.fused and not any(mixer.kernel_sizes() for mixer in c.mixers()):
+            log.warning("model.kernels=fused has no effect: model.layers=%s have no kernels", list(c.layers))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -193,6 +208,12 @@ class Stack(RecurrentModel):
 
     def any_segments(self) -> bool:
         return True
+
+    def notes(self) -> list[str]:
+        like = self.embedding.tables[0]
+        mixers = {name: layer.mixer for name, layer in zip(self.names, self.layers) if layer.mixer.kernel_sizes}
+        forms = ", ".join(f"{name} is {mixer.kernels_for(like).name}" for name, mixer in mixers.items())
+        return [f"model.kernels={self.kernels.name}: {forms}"] if forms else []
 
     def hidden(self, tokens_BT: Tensor | ClusteredIds, state: State) -> tuple[Tensor, State]:
         x_BTD, new = self.drop(self.embedding(tokens_BT)), []

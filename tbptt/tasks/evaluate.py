@@ -14,7 +14,7 @@ from tbptt.cli.config import Config, as_dict
 from tbptt.cli.directories import words_of
 from tbptt.cli.processes import runs_in_parallel
 from tbptt.data.prepare import PreparedCorpus
-from tbptt.device import Precision
+from tbptt.device import Precision, autocast
 from tbptt.errors import UserError
 from tbptt.evaluation.dynamic import score_dynamically
 from tbptt.evaluation.dynamic_config import RMSDynamicConfig
@@ -78,8 +78,9 @@ def run(config: Config, run_dir: Path, world: World) -> None:
         return
     begin(run_dir, world.is_main)
     log.info("Evaluating %s (step %s)", trained.checkpoint.folder, f"{trained.checkpoint.info['step']:,}")
-    for note in trained.model.notes():
-        log.info("%s", note)
+    with autocast(world.device, config.trainer.precision):
+        for note in trained.model.notes():
+            log.info("%s", note)
     results = score_split(config, trained.config.tgt_len, trained.model, corpus, run_dir, world)
     if config.eval.dynamic.enabled:
         results |= _score_dynamically(config, trained, corpus)

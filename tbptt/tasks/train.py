@@ -18,7 +18,7 @@ from tbptt.data.config import Level, Order
 from tbptt.data.lanes import Lanes
 from tbptt.data.language import save_language
 from tbptt.data.prepare import PreparedCorpus, open_corpus
-from tbptt.device import parameter_dtype, pick_device
+from tbptt.device import autocast, parameter_dtype, pick_device
 from tbptt.errors import UserError
 from tbptt.evaluation.score import Score, score
 from tbptt.launch.stopping import Stopped, stop_on_signal
@@ -198,8 +198,9 @@ def _describe(run: Run, trainer: Trainer) -> None:
     ranks = f"{world.size} processes, this one on " if world.size > 1 else ""
     sizes = f"{params:,} parameters, {tokens:,} training tokens in {lanes} lanes"
     log.info("%s, on %s%s", sizes, ranks, world.device)
-    for note in trainer.model.notes():
-        log.info("%s", note)
+    with autocast(world.device, run.config.trainer.precision):
+        for note in trainer.model.notes():
+            log.info("%s", note)
 
 
 def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | NoMetrics) -> int:

@@ -30,7 +30,7 @@ class GatedDeltaConfig(MixerConfig):
     conv_width: int = 4  # tokens that the short convolution sees
     negative_eigenvalues: bool = False  # beta up to 2 instead of 1 (Grazzi et al. 2024): states can alternate
     norm_eps: float = 1e-5
-    chunk_len: int = 32  # tokens computed at once; no result depends on it
+    chunk_len: int = 32  # tokens that the plain form computes at once; no result depends on it
 
     @property
     def value_heads(self) -> int:
@@ -39,6 +39,9 @@ class GatedDeltaConfig(MixerConfig):
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "n_head", "value_heads", "d_key", "d_value", "conv_width", "chunk_len")
         self.check_divides("n_head", "value_heads")
+
+    def kernel_sizes(self) -> tuple[int, int]:
+        return self.d_key, self.d_value
 
     def build(self, d_model: int, layer: int, n_layer: int) -> GatedDelta:
         return GatedDelta(self, d_model)
@@ -92,8 +95,9 @@ class GatedDelta(Mixer):
         v_BGTV = v.unflatten(-1, (G, V)).transpose(1, 2)
         beta_BTG = self.beta_scale * self.beta(x_BTD).to(dtype).sigmoid()
         log_decay_BTG = -self.A_log_G.to(dtype).exp() * F.softplus(self.decay(x_BTD).to(dtype) + self.dt_bias_G)
+        recurrence = self.recurrence(gated_delta_rule, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            o_BGTV, S = gated_delta_rule(
+            o_BGTV, S = recurrence(
                 q_BGTK, k_BGTK, v_BGTV, log_decay_BTG.transpose(1, 2), beta_BTG.transpose(1, 2), state["S"],
                 self.chunk_len,
             )  # fmt: skip

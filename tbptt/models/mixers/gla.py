@@ -29,10 +29,13 @@ class GLAConfig(MixerConfig):
     d_value: int = 64
     decay_rank: int = 16  # of the two matrices that make the decays
     norm_eps: float = 1e-5
-    chunk_len: int = 16  # tokens computed at once; no result depends on it
+    chunk_len: int = 16  # tokens that the plain form computes at once; no result depends on it
 
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "n_head", "d_key", "d_value", "decay_rank", "chunk_len")
+
+    def kernel_sizes(self) -> tuple[int, int]:
+        return self.d_key, self.d_value
 
     def build(self, d_model: int, layer: int, n_layer: int) -> GLA:
         return GLA(self, d_model)
@@ -71,10 +74,9 @@ class GLA(Mixer):
         )
         log_decay = F.logsigmoid(self.decay_out(self.decay_in(x_BTD)).to(dtype)) / DECAY_ROOT
         log_decay_BHTK = log_decay.unflatten(-1, (H, K)).transpose(1, 2)
+        recurrence = self.recurrence(channel_decay_attention, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            o_BHTV, S = channel_decay_attention(
-                q_BHTK * K**-0.5, k_BHTK, v_BHTV, log_decay_BHTK, state["S"], self.chunk_len
-            )
+            o_BHTV, S = recurrence(q_BHTK * K**-0.5, k_BHTK, v_BHTV, log_decay_BHTK, state["S"], self.chunk_len)
             o_BTHV = F.rms_norm(o_BHTV.transpose(1, 2), (V,), self.norm_weight_V.to(dtype), self.norm_eps)
         gated = o_BTHV.flatten(-2) * F.silu(self.gate(x_BTD))
         return self.output(gated.to(x_BTD.dtype)), {"S": S}

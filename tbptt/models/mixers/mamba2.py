@@ -32,7 +32,7 @@ class Mamba2Config(MixerConfig):
     bias: bool = False  # of the linear maps
     conv_bias: bool = True
     norm_eps: float = 1e-5
-    chunk_len: int = 32  # tokens computed at once; no result depends on it
+    chunk_len: int = 32  # tokens that the plain form computes at once; no result depends on it
 
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "d_head", "d_state", "n_group", "conv_width", "chunk_len")
@@ -42,6 +42,9 @@ class Mamba2Config(MixerConfig):
                 f"model.mamba2.expand={self.expand} times model.d_model={d_model} must be a multiple of "
                 f"model.mamba2.d_head={self.d_head} times model.mamba2.n_group={self.n_group}"
             )
+
+    def kernel_sizes(self) -> tuple[int, int]:
+        return self.d_state, self.d_head
 
     def build(self, d_model: int, layer: int, n_layer: int) -> Mamba2:
         return Mamba2(self, d_model, n_layer)
@@ -101,8 +104,9 @@ class Mamba2(Mixer):
         k_BHTN, q_BHTN = (x.unflatten(-1, (G, N)).transpose(1, 2).repeat_interleave(H // G, dim=1) for x in (k, q))
         dt_BHT = F.softplus(self.time_step(x_BTD).to(dtype) + self.dt_bias_H).transpose(1, 2)
         log_decay_BHT = -self.A_log_H.to(dtype).exp()[:, None] * dt_BHT
+        recurrence = self.recurrence(scalar_decay_attention, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            y_BHTP, S = scalar_decay_attention(
+            y_BHTP, S = recurrence(
                 q_BHTN, k_BHTN, v_BHTP * dt_BHT.unsqueeze(-1), log_decay_BHT, state["S"], self.chunk_len
             )
             y_BHTP = y_BHTP + self.skip_H.to(dtype)[:, None, None] * v_BHTP

@@ -11,7 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from tbptt.device import matmul_dtype
 from tbptt.errors import UserError
+from tbptt.models.mixers.kernels import Kernels, Recurrence, fused, pick_kernels
 from tbptt.models.protocol import State
 
 
@@ -27,6 +29,10 @@ class MixerConfig:
     def build(self, d_model: int, layer: int, n_layer: int) -> Mixer:
         """The mixer of layer number `layer` of `n_layer`, from 0, its parameters as initialised."""
         raise NotImplementedError
+
+    def kernel_sizes(self) -> tuple[int, int] | None:
+        """Sizes of keys and values, if there are kernels for the mixer's recurrence (kernels.py)."""
+        return None
 
     def check_at_least(self, least: int, *keys: str) -> None:
         for key in keys:
@@ -49,6 +55,9 @@ class Mixer(nn.Module):
 
     NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ()  # names of its parameters, besides those of less than two axes
 
+    kernels = Kernels.plain  # the stack sets this choice, and the sizes of its configuration
+    kernel_sizes: tuple[int, int] | None = None
+
     def initial_state(self, batch_size: int) -> State:
         """Of `batch_size` lanes before their first token: a dict of tensors, lanes on axis 0."""
         raise NotImplementedError
@@ -63,6 +72,16 @@ class Mixer(nn.Module):
     def reach(self, tgt_len: int) -> int | None:
         """As of a whole model; a recurrent mixer reaches back without limit."""
         return None
+
+    def kernels_for(self, x: Tensor) -> Kernels:
+        """Plain or fused, for inputs like `x` under the current autocast."""
+        if self.kernel_sizes is None:
+            return Kernels.plain
+        return pick_kernels(self.kernels, self.kernel_sizes, x.device, matmul_dtype(x))
+
+    def recurrence(self, plain: Recurrence, x: Tensor) -> Recurrence:
+        """`plain`, a function of chunks.py, or kernels in its place."""
+        return fused(plain, matmul_dtype(x)) if self.kernels_for(x) is Kernels.fused else plain
 
     def state_zeros(self, batch_size: int, *shape: int) -> Tensor:
         weight = next(self.parameters())
