@@ -65,6 +65,7 @@ def test_compiled_blocks_give_the_same_losses_and_weights_and_no_length_compiles
 @pytest.mark.filterwarnings("ignore")
 def test_a_stack_is_compiled_but_for_mixers_that_loop_over_tokens(caplog):
     torch.compiler.reset()
+    counters.clear()
     models = [tiny_stack(layers=["gated_delta", "slstm"]) for _ in range(2)]
     with caplog.at_level(logging.INFO):
         compile_blocks(models[1])
