@@ -3,6 +3,7 @@
     python -m experiments.throughput                                       # on a processor: a small model, a minute
     python -m experiments.throughput model=txl_16l trainer.precision=bf16  # on a GPU: the paper's base run, minutes
     python -m experiments.throughput model=txl_16l trainer.precision=bf16 --paths fused+graphs --json rows.jsonl
+    python -m experiments.throughput model=gdn_tiny                        # a stack
 
 Words with `=` are the same settings as run.py's. Without any, the shape is the one the original's code was timed at on
 two cores of a processor: 4 layers, d 128, 4 heads of 32, inner 512, segment = memory = 64, 8 lanes, 32,632 words. A
@@ -10,7 +11,7 @@ path is plain or fused, compiled or not, launched kernel by kernel or as CUDA gr
 the `eval` group says: `ms` is an update's time or that of the whole evaluation, `first_s` what the first one took (for
 an evaluation: took longer), `peak_GiB` what tensors took at most, `reserved_GiB` what they and CUDA graphs keep,
 `input_share` what cutting, sorting and sending the tokens takes of an update, all of it on the host while a GPU
-computes.
+computes. `flop_utilisation` is counted for Transformer-XL alone, from its definition.
 """
 
 from __future__ import annotations
@@ -33,12 +34,16 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tbptt.cli.config import Config, register, typed
+from tbptt.data.corpora import corpus_named
 from tbptt.data.lanes import Lanes
 from tbptt.device import MIXED, keep_freed_memory, parameter_dtype, pick_device
 from tbptt.errors import UserError
 from tbptt.evaluation.score import score
 from tbptt.launch.world import World
+from tbptt.models import ModelConfig
 from tbptt.models.compilation import compile_blocks
+from tbptt.models.mixers import RelativeAttentionConfig
+from tbptt.models.stack import StackConfig
 from tbptt.models.transformer_xl import TransformerXLConfig
 from tbptt.training.trainer import Trainer
 
@@ -61,6 +66,14 @@ def composed_with(words: list[str]) -> Config:
             return typed(compose("config", words))
     except (HydraException, OmegaConfBaseException, UserError) as error:
         raise SystemExit(f"Error: {str(error).splitlines()[0]}") from None
+
+
+def implementation_keys(model: ModelConfig) -> list[str]:
+    """The settings that choose between a plain and a fused form in this model's layers."""
+    if isinstance(model, StackConfig):
+        relative = any(isinstance(mixer, RelativeAttentionConfig) for mixer in model.mixers())
+        return ["model.relative_attention.attention"] if relative else []
+    return ["model.attention"] if isinstance(model, TransformerXLConfig) else []
 
 
 def zipf_tokens(n_tokens: int, vocabulary: int) -> np.ndarray:
@@ -88,7 +101,6 @@ def forward_flops(c: TransformerXLConfig, tokens: np.ndarray, vocabulary: int, t
 
 def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path: str) -> list[dict[str, Any]]:
     """One row for training (the median of `steps` updates) and one for evaluation."""
-    assert isinstance(config.model, TransformerXLConfig)
     torch.manual_seed(1)
     torch.compiler.reset()
     gc.collect()
@@ -106,13 +118,14 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
     lanes = Lanes.cut(tokens, B, T)
     peak = next((flops for name, flops in PEAK.items() if device.type == "cuda" and name in device_name(device)), None)
 
-    def row(task: str, run: Callable[[], tuple[float, float, int]], shape: TransformerXLConfig, passes: int) -> dict:
+    def row(task: str, run: Callable[[], tuple[float, float, int]], shape: ModelConfig, passes: int) -> dict:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         first, seconds, n = run()
         rate = n / seconds
-        arithmetic = passes * forward_flops(shape, tokens, vocabulary, training=task == "train")
-        used = arithmetic * rate / peak if peak and precision in MIXED else None
+        used = None
+        if peak and precision in MIXED and isinstance(shape, TransformerXLConfig):
+            used = passes * forward_flops(shape, tokens, vocabulary, training=task == "train") * rate / peak
         allocated = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
         reserved = torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else None
         return {
@@ -150,7 +163,9 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
         )
         return max(0.0, first - second), second, eval_tokens
 
-    evaluated = replace(config.model, **config.eval.context(), tgt_len=config.eval.tgt_len or T)
+    evaluated = config.model
+    if isinstance(evaluated, TransformerXLConfig):
+        evaluated = replace(evaluated, **config.eval.context(), tgt_len=config.eval.tgt_len or T)
     return [row("train", train, config.model, 3), row("eval", evaluate, evaluated, 1)]
 
 
@@ -179,22 +194,29 @@ def main() -> None:
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", default=[])
-    parser.add_argument("--vocabulary", type=int, help="words; 267,735 for models with wikitext103, else 32,632")
+    parser.add_argument("--vocabulary", type=int, help="words; by default those of the corpus if known, else 32,632")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--eval-tokens", type=int, default=245_568 if on_gpu else 16_384)
-    parser.add_argument("--paths", nargs="+", choices=PATHS, default=PATHS if on_gpu else PATHS[:1])
+    parser.add_argument("--paths", nargs="+", choices=PATHS, help="on a GPU all that the model has, else plain")
     parser.add_argument("--json", type=Path, help="append the rows to this file, one JSON object a line")
     arguments = parser.parse_args()
     words = arguments.overrides or CPU_SHAPE
-    configs = [composed_with([*words, f"model.attention={path.split('+')[0]}"]) for path in arguments.paths]
+    given = composed_with(words)
+    keys = implementation_keys(given.model)
+    possible = [path for path in PATHS if keys or "fused" not in path]
+    paths = arguments.paths or (possible if on_gpu else PATHS[:1])
+    if impossible := [path for path in paths if path not in possible]:
+        parser.error(f"--paths {' '.join(impossible)}: model={given.model.name} has no fused form in these layers")
+    configs = [composed_with([*words, *(f"{key}={path.split('+')[0]}" for key in keys)]) for path in paths]
     for config in configs:
         try:
             config.model.check_precision(config.trainer.precision, pick_device(config.trainer.device))
         except UserError as error:
-            parser.error(f"--paths {' '.join(arguments.paths)}: {error}")
-    vocabulary = arguments.vocabulary or (267_735 if configs[0].data.name == "wikitext103" else 32_632)
+            parser.error(f"--paths {' '.join(paths)}: {error}")
+    of_corpus = corpus_named(given.data.name).vocab_size(given.data) if arguments.overrides else None
+    vocabulary = arguments.vocabulary or of_corpus or 32_632
     rows = []
-    for config, path in zip(configs, arguments.paths):
+    for config, path in zip(configs, paths):
         rows += measure(config, vocabulary, arguments.steps, arguments.eval_tokens, path)
         print(table(rows[-2:]) if len(rows) == 2 else "\n".join(table(rows[-2:]).splitlines()[2:]), flush=True)
     about = {

@@ -24,7 +24,9 @@ from tbptt.device import Precision, parameter_dtype
 from tbptt.launch.rank_info import RankInfo
 from tbptt.launch.world import World
 from tbptt.models.lstm import LSTMConfig
+from tbptt.models.mixers import AttentionConfig, GatedDeltaConfig, RelativeAttentionConfig
 from tbptt.models.protocol import ModelConfig
+from tbptt.models.stack import StackConfig
 from tbptt.models.transformer_xl import TransformerXLConfig
 from tbptt.training.config import Reduce, TrainerConfig
 from tbptt.training.optimizers import AdamConfig
@@ -38,6 +40,14 @@ MODELS: dict[str, ModelConfig] = {
         **SIZES, n_head=2, d_head=8, d_inner=24, mem_len=7, dropatt=0.0, cutoffs=[10, 25], div_val=2
     ),
     "LSTM": LSTMConfig(**SIZES),
+    "hybrid": StackConfig(
+        **SIZES,
+        layers=["gated_delta", "attention", "relative_attention"],
+        d_inner=24,
+        gated_delta=GatedDeltaConfig(n_head=2, d_key=8, d_value=8, chunk_len=4),
+        attention=AttentionConfig(n_head=2, d_head=8, window=6),
+        relative_attention=RelativeAttentionConfig(n_head=2, d_head=8, mem_len=7),
+    ),
 }
 MICRO_BATCHES = (None, 2, 1)
 WORLD_SIZES = (1, 2, 3, 4)

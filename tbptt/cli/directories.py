@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -112,12 +112,24 @@ def result_settings(root: DictConfig) -> dict[str, Any]:
         if each.name not in ("task", "logger", "import", "export"):
             node = root[each.name]
             if isinstance(node, DictConfig):
-                ignored = getattr(OmegaConf.get_type(node), "RESULT_NEUTRAL", ())
-                kept = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ignored])
-                settings[each.name] = OmegaConf.to_container(kept, resolve=True, enum_to_str=True)
+                kind: Any = OmegaConf.get_type(node)
+                ignored = getattr(kind, "RESULT_NEUTRAL", ())
+                kept: Any = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ignored])
+                kept = OmegaConf.to_container(kept, resolve=True, enum_to_str=True)
+                settings[each.name] = without_neutral(kind, kept)
             else:
                 settings[each.name] = node
     return settings
+
+
+def without_neutral(schema: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a dataclass that may change results: without its RESULT_NEUTRAL, and that of its parts."""
+    kinds, ignored = get_type_hints(schema), getattr(schema, "RESULT_NEUTRAL", ())
+    return {
+        key: without_neutral(kinds[key], value) if is_dataclass(kinds.get(key)) else value
+        for key, value in settings.items()
+        if key not in ignored
+    }
 
 
 def _short_hash(values: Any) -> str:

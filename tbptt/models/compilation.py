@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections import Counter
 
 import torch
 
@@ -34,7 +35,9 @@ def compile_blocks(model: RecurrentModel) -> None:
     if not blocks:
         log.warning("trainer.compile=true has no effect: %s has no blocks to compile", type(model).__name__)
     else:
-        log.info("Compiling: the first step and the first validation may take minutes")
+        kinds = Counter(type(block).__name__ for block in blocks)
+        parts = ", ".join(f"{count} of {kind}" for kind, count in kinds.items())
+        log.info("Compiling %s: the first step and the first validation may take minutes", parts)
     # All blocks share one cache of compiled variants: training and evaluation, with empty, growing and full memory.
     torch._dynamo.config.recompile_limit = 64
     for block in blocks:

@@ -6,19 +6,21 @@ Shapes: B lanes, T tokens of the segment, D d_model.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tbptt.device import Precision, product_dtype
 from tbptt.errors import UserError
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
 from tbptt.models.dropout import Dropout
+from tbptt.models.feed_forward import FeedForward, FeedForwardKind
 from tbptt.models.mixers import (
     AttentionConfig,
     GatedDeltaConfig,
@@ -27,6 +29,7 @@ from tbptt.models.mixers import (
     Mamba2Config,
     MixerConfig,
     MLSTMConfig,
+    RelativeAttentionConfig,
     RGLRUConfig,
     SLSTMConfig,
 )
@@ -37,14 +40,6 @@ from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.vocabulary.clusters import ClusteredIds
 
 log = logging.getLogger(__name__)
-
-
-class FeedForwardKind(Enum):
-    none = "none"
-    relu = "relu"
-    gelu = "gelu"
-    swiglu = "swiglu"  # silu(W x) * V x (Shazeer 2020)
-    geglu = "geglu"  # the same with gelu
 
 
 class Norm(Enum):
@@ -81,6 +76,7 @@ class StackConfig(ModelConfig):
     gla: GLAConfig = field(default_factory=GLAConfig)
     lstm: LSTMMixerConfig = field(default_factory=LSTMMixerConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    relative_attention: RelativeAttentionConfig = field(default_factory=RelativeAttentionConfig)
 
     RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("kernels",)
 
@@ -103,6 +99,18 @@ class StackConfig(ModelConfig):
         for mixer in self.mixers():
             mixer.check(self.d_model)
 
+    def check_eval(self, settings: dict[str, Any]) -> None:
+        mixers = self.mixers()
+        known = {key for mixer in mixers for key in mixer.CONTEXT}
+        unused = [f"eval.{key}={value}" for key, value in settings.items() if key not in known]
+        if not known:
+            super().check_eval(settings)
+        elif unused:
+            names = ", ".join(dict.fromkeys(mixer.NAME for mixer in mixers))
+            raise UserError(f"{', '.join(unused)} does not apply to this model, whose layers are {names}")
+        for mixer in mixers:
+            mixer.check_eval(settings)
+
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         if precision is Precision.fp16 and device.type == "cpu":
             raise UserError("trainer.precision=fp16: PyTorch lacks float16 operations on a CPU; use fp32 or bf16")
@@ -110,27 +118,12 @@ class StackConfig(ModelConfig):
             obstacle = fused_obstacle(sizes, device, product_dtype(precision))
             if self.kernels is Kernels.fused and obstacle:
                 raise UserError(f"model.kernels=fused {obstacle}: use model.kernels=auto or plain")
+        for mixer in self.mixers():
+            mixer.check_precision(precision, device)
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> Stack:
         self.check(vocab_size)
         return Stack(self, vocab_size, activation_checkpointing)
-
-
-class FeedForward(nn.Module):
-    def __init__(self, d_model: int, d_inner: int, kind: FeedForwardKind):
-        super().__init__()
-        self.kind, self.gated = kind, kind in (FeedForwardKind.swiglu, FeedForwardKind.geglu)
-        self.inner = nn.Linear(d_model, d_inner, bias=False)
-        self.gate = nn.Linear(d_model, d_inner, bias=False) if self.gated else None
-        self.outer = nn.Linear(d_inner, d_model, bias=False)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        h_BTI = self.inner(x_BTD)
-        if self.gate is None:
-            return self.outer(F.relu(h_BTI) if self.kind is FeedForwardKind.relu else F.gelu(h_BTI))
-        g_BTI = self.gate(x_BTD)
-        g_BTI = F.silu(g_BTI) if self.kind is FeedForwardKind.swiglu else F.gelu(g_BTI, approximate="tanh")
-        return self.outer(g_BTI * h_BTI)
 
 
 class Block(nn.Module):
@@ -207,13 +200,52 @@ class Stack(RecurrentModel):
         return None if None in reaches else sum(reaches)
 
     def any_segments(self) -> bool:
-        return True
+        return all(layer.mixer.any_segments() for layer in self.layers)
+
+    def cost(self, tgt_len: int) -> tuple[float, float]:
+        multiplications, activations = super().cost(tgt_len)
+        of_mixers = [layer.mixer.cost(tgt_len) for layer in self.layers]
+        return multiplications + sum(each for each, _ in of_mixers), max(activations, *(each for _, each in of_mixers))
+
+    def for_inference(self, state: State) -> State:
+        return tuple(layer.mixer.for_inference(part) for layer, part in zip(self.layers, state, strict=True))
+
+    def blocks(self) -> list[nn.Module]:
+        """Whole layers, or their feed-forward alone where the mixer is not to be compiled."""
+        parts = (layer if layer.mixer.COMPILES else layer.feed_forward for layer in self.layers)
+        return [part for part in parts if part is not None]
+
+    def context(self) -> dict[str, Any]:
+        """The mixers' settings; of mem_len the largest where they differ, None if one has no limit."""
+        found: dict[str, Any] = {}
+        for layer in self.layers:
+            for key, value in layer.mixer.context().items():
+                found[key] = value if key not in found else _longer(found[key], value)
+        return found
+
+    def set_context(self, **settings: Any) -> None:
+        """For all mixers that have the setting."""
+        super().set_context(**settings)
+        for layer in self.layers:
+            own = layer.mixer.context()
+            layer.mixer.set_context(**{key: value for key, value in settings.items() if key in own})
+
+    @contextmanager
+    def with_context(self, **settings: Any) -> Iterator[None]:
+        before = [layer.mixer.context() for layer in self.layers]
+        try:
+            self.set_context(**settings)
+            yield
+        finally:
+            for layer, context in zip(self.layers, before):
+                layer.mixer.set_context(**context)
 
     def notes(self) -> list[str]:
         like = self.embedding.tables[0]
         mixers = {name: layer.mixer for name, layer in zip(self.names, self.layers) if layer.mixer.kernel_sizes}
         forms = ", ".join(f"{name} is {mixer.kernels_for(like).name}" for name, mixer in mixers.items())
-        return [f"model.kernels={self.kernels.name}: {forms}"] if forms else []
+        of_kernels = [f"model.kernels={self.kernels.name}: {forms}"] if forms else []
+        return of_kernels + list(dict.fromkeys(note for layer in self.layers for note in layer.mixer.notes()))
 
     def hidden(self, tokens_BT: Tensor | ClusteredIds, state: State) -> tuple[Tensor, State]:
         x_BTD, new = self.drop(self.embedding(tokens_BT)), []
@@ -224,3 +256,8 @@ class Stack(RecurrentModel):
                 x_BTD, layer_state = layer(x_BTD, layer_state)
             new.append(layer_state)
         return self.drop(self.final_norm(x_BTD)), tuple(new)
+
+
+def _longer(a: int | None, b: int | None) -> int | None:
+    """None is without limit."""
+    return None if a is None or b is None else max(a, b)

@@ -16,9 +16,16 @@ from torch.utils.checkpoint import checkpoint
 from tbptt.device import Precision, parameter_dtype
 from tbptt.errors import UserError
 from tbptt.models.alignment import aligned_linear, crop
-from tbptt.models.attention.choice import Attention, fused_obstacle, pick_attention
-from tbptt.models.attention.relative import RelativeAttention, causal_mask, inverse_frequencies, key_distances, sinusoid
-from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.attention.choice import Attention, check_attention, pick_attention
+from tbptt.models.attention.relative import (
+    RelativeAttention,
+    causal_mask,
+    inverse_frequencies,
+    key_distances,
+    next_memory,
+    sinusoid,
+)
+from tbptt.models.checks import check_at_least, check_context, check_probabilities, check_vocabulary_settings
 from tbptt.models.dropout import Dropout, relu_dropout
 from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
@@ -67,26 +74,11 @@ class TransformerXLConfig(ModelConfig):
         check_context("eval.", **{key: settings.get(key, value) for key, value in configured.items()})
 
     def check_precision(self, precision: Precision, device: torch.device) -> None:
-        obstacle = fused_obstacle(self.d_head, device, parameter_dtype(precision))
-        if self.attention is Attention.fused and obstacle:
-            raise UserError(f"model.attention=fused {obstacle}: use model.attention=auto or plain")
+        check_attention("model.attention", self.attention, self.d_head, device, parameter_dtype(precision))
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> TransformerXL:
         self.check(vocab_size)
         return TransformerXL(self, vocab_size, activation_checkpointing)
-
-
-def check_context(group: str, mem_len: int, clamp_len: int, same_length: bool) -> None:
-    """UserError for an invalid context; `group` is the prefix of the keys in the message, such as "model."."""
-    if clamp_len < 1 and clamp_len != -1:
-        raise UserError(f"{group}clamp_len={clamp_len} must be 1 or more, or -1 for no limit")
-    if mem_len < 0:
-        raise UserError(f"{group}mem_len={mem_len} must be 0 or more")
-    if same_length and mem_len == 0:
-        raise UserError(
-            f"{group}mem_len=0 must be 1 or more with {group}same_length=true, "
-            "which lets every query see exactly mem_len keys, itself included"
-        )
 
 
 class FeedForward(nn.Module):
@@ -247,18 +239,6 @@ class TransformerXL(RecurrentModel):
                 y_BTD, keys_values = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 y_BTD, keys_values = layer(*arguments)
-            memories.append(self._next_memory(memory, x_BTD) if memory.dim() == 3 else self._truncate(keys_values))
+            memories.append(next_memory(memory, x_BTD, keys_values, self.mem_len))
             x_BTD = y_BTD
         return self.drop(x_BTD), tuple(memories)
-
-    def _next_memory(self, memory_BMD: Tensor, x_BTD: Tensor) -> Tensor:
-        """The last mem_len positions of memory and segment."""
-        new_BTD = self._truncate(x_BTD)
-        old_BMD = memory_BMD[:, max(0, memory_BMD.shape[1] + new_BTD.shape[1] - self.mem_len) :]
-        if old_BMD.shape[1] == 0 and new_BTD.shape[1] == x_BTD.shape[1]:
-            return new_BTD  # exactly the segment: no copy needed
-        return torch.cat([old_BMD.to(new_BTD.dtype), new_BTD], dim=1)
-
-    def _truncate(self, context: Tensor) -> Tensor:
-        """The last mem_len positions (axis 1)."""
-        return context[:, max(0, context.shape[1] - self.mem_len) :]

@@ -96,7 +96,7 @@ def _set_context(trained: TrainedModel, config: Config) -> None:
     """Apply the context settings of the `eval` group. UserError if the model could not attend to the prompt."""
     trained.model.eval()
     trained.model.set_context(**config.eval.context())
-    if trained.model.context().get("mem_len") == 0:
+    if trained.model.reach(1) == 0:
         raise UserError("with mem_len=0, a token attends only to itself: set eval.mem_len to 1 or more")
 
 

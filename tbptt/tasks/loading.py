@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from tbptt.cli.config import Config, as_dict, from_dict
+from tbptt.cli.directories import without_neutral
 from tbptt.data import language, subwords
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import corpus_named
@@ -60,7 +61,7 @@ def open_trained(config: Config, overrides: Sequence[str], device: torch.device)
     trained = checkpoint.info["config"]["model"]
     schema = MODELS[trained["name"]]
     # Settings that do not affect results are not taken over: they may suit only the machine that trained the model.
-    model_config = from_dict(schema, {key: value for key, value in trained.items() if key not in schema.RESULT_NEUTRAL})
+    model_config = from_dict(schema, without_neutral(schema, trained))
     model_config.check_eval(config.eval.context())
     model_config.check_precision(config.trainer.precision, device)
     model = model_config.build(checkpoint.info["identity"]["data"]["vocab_size"])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tbptt.cli.config import Config, as_dict
-from tbptt.cli.directories import only_process
+from tbptt.cli.directories import only_process, without_neutral
 from tbptt.data.acquire import check_corpus
 from tbptt.data.config import Level, Order
 from tbptt.data.lanes import Lanes
@@ -255,7 +255,7 @@ def _identity(config: Config, corpus: PreparedCorpus) -> dict[str, dict[str, Any
     """The settings that must not change during a run. max_steps and logging may change: a run can be extended."""
     trainer = {key: as_dict(config.trainer)[key] for key in ("precision", "clip", "window", "reset_state", "reduce")}
     return {
-        "model": {key: value for key, value in as_dict(config.model).items() if key not in config.model.RESULT_NEUTRAL},
+        "model": without_neutral(type(config.model), as_dict(config.model)),
         "data": {"batch_size": config.data.batch_size, "order": config.data.order.name} | corpus.identity(),
         "optimizer": as_dict(config.optimizer),
         "scheduler": as_dict(config.scheduler),

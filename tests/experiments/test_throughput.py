@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.throughput import forward_flops, measure, table, zipf_tokens
+from experiments.throughput import forward_flops, implementation_keys, measure, table, zipf_tokens
 from tests.helpers import composed
 from tests.models.tiny import VOCABULARY
 
@@ -21,9 +21,21 @@ def test_arithmetic_counts_products_of_a_token():
     assert forward_flops(config.model, tokens, VOCABULARY) == pytest.approx(expected)
 
 
-def test_a_path_gives_a_row_for_training_and_one_for_evaluation():
-    config = composed("experiment=debug", "data.batch_size=2", "trainer.device=cpu")
+STACK = ["model=gdn_tiny", "model.layers=[gated_delta,relative_attention]", "model.n_layer=2", "model.d_model=16"]
+
+
+@pytest.mark.parametrize("words", [["experiment=debug"], [*STACK, "model.d_inner=8", "model.tgt_len=8"]], ids=len)
+def test_a_path_gives_a_row_for_training_and_one_for_evaluation(words):
+    config = composed(*words, "data.batch_size=2", "trainer.device=cpu")
     rows = measure(config, VOCABULARY, steps=2, eval_tokens=70, path="plain")
     assert [(row["task"], row["path"]) for row in rows] == [("train", "plain"), ("eval", "plain")]
     assert all(row["tokens_per_second"] > 0 and row["peak_GiB"] is None for row in rows)
     assert len(table(rows).splitlines()) == 4
+
+
+def test_a_path_chooses_the_implementations_that_the_layers_have():
+    assert implementation_keys(composed().model) == ["model.attention"]
+    assert implementation_keys(composed(*STACK).model) == ["model.relative_attention.attention"]
+    assert (
+        implementation_keys(composed("model=gdn_tiny").model) == implementation_keys(composed("model=lstm").model) == []
+    )

@@ -15,7 +15,8 @@ from tbptt.models import alignment
 from tbptt.models.attention.choice import Attention
 from tbptt.models.compilation import compile_blocks
 from tests.commands import make_home, train
-from tests.models.tiny import random_stream, tiny_lstm, tiny_txl
+from tests.helpers import assert_relatively_close
+from tests.models.tiny import random_stream, tiny_lstm, tiny_stack, tiny_txl
 from tests.training.trainers import make_trainer
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,28 @@ def test_compiled_blocks_give_the_same_losses_and_weights_and_no_length_compiles
     assert graphs
     assert_equal_numbers()
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+@NEEDS_COMPILER
+@pytest.mark.filterwarnings("ignore")
+def test_a_stack_is_compiled_but_for_mixers_that_loop_over_tokens(caplog):
+    torch.compiler.reset()
+    counters.clear()
+    models = [tiny_stack(layers=["gated_delta", "slstm"]) for _ in range(2)]
+    with caplog.at_level(logging.INFO):
+        compile_blocks(models[1])
+    assert "Compiling 1 of Block, 1 of FeedForward" in caplog.text
+    trainers = [make_trainer(model, Lanes.cut(random_stream(25), 3, 4), precision=Precision.fp64) for model in models]
+    graphs = []
+    for _ in range(2):  # epochs
+        for _ in range(len(trainers[0].lanes)):
+            defined, compiled = (trainer.update() for trainer in trainers)
+            assert compiled.loss == pytest.approx(defined.loss, rel=1e-10)
+            assert compiled.grad_norm == pytest.approx(defined.grad_norm, rel=1e-10)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert 0 < graphs[0] == graphs[1]
+    weights = [torch.cat([parameter.flatten() for parameter in model.parameters()]) for model in models]
+    assert_relatively_close(weights[1], weights[0], 1e-10)
 
 
 def test_a_model_without_blocks_says_that_nothing_is_compiled(caplog):

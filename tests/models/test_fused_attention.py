@@ -208,7 +208,7 @@ def test_auto_is_fused_on_a_gpu_where_it_can_run_and_plain_elsewhere():
     [
         ({}, Precision.fp32, "cpu", "needs a GPU"),
         ({}, Precision.fp64, "cuda", "no float64"),
-        ({"d_head": 300}, Precision.bf16, "cuda", "model.d_head=300"),
+        ({"d_head": 300}, Precision.bf16, "cuda", "d_head=300"),
     ],
 )
 def test_fused_attention_that_cannot_run_is_refused(monkeypatch, settings, precision, device, words):

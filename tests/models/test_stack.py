@@ -7,7 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tbptt.cli.config import as_dict
+from tbptt.cli.directories import without_neutral
 from tbptt.errors import UserError
+from tbptt.models.attention.choice import Attention
+from tbptt.models.mixers import RelativeAttentionConfig
 from tbptt.models.protocol import detach, map_state
 from tbptt.models.stack import StackConfig
 from tests.helpers import assert_close, assert_relatively_close
@@ -99,8 +103,38 @@ def test_layers_repeat():
         ({"layers": ["gru"]}, "gru.*gated_delta, mamba2"),
         ({"logit_cap": 0.0}, "model.logit_cap=0.0 must be a positive"),
         ({"layers": ["rg_lru"], "d_model": 6, "d_embed": 6}, "model.rg_lru.width=6 must be a multiple"),
+        ({"layers": ["relative_attention"], "d_model": 7}, "model.d_model=7 must be even"),
     ],
 )
 def test_impossible_stacks_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
         StackConfig(**settings).check(30)
+
+
+@pytest.mark.parametrize(
+    ("layers", "settings", "words"),
+    [
+        (["gla", "lstm"], {"mem_len": 3}, r"eval\.mem_len=3 does not apply to model=stack, .* fixed size"),
+        (["gla", "attention"], {"mem_len": 3, "same_length": True}, r"^eval\.same_length=True .* gla, attention$"),
+        (["relative_attention"], {"mem_len": 0, "same_length": True}, r"eval\.mem_len=0 must be 1 or more"),
+        (["attention", "relative_attention"], {"clamp_len": 0}, r"eval\.clamp_len=0 must be"),
+    ],
+)
+def test_impossible_evaluations_are_refused(layers, settings, words):
+    with pytest.raises(UserError, match=words):
+        StackConfig(layers=layers).check_eval(settings)
+
+
+def test_possible_evaluations_are_not():
+    StackConfig(layers=["gla"]).check_eval({})
+    StackConfig(layers=["gla", "attention"]).check_eval({"mem_len": 0})
+    StackConfig(layers=["attention", "relative_attention"]).check_eval({"mem_len": 1, "same_length": True})
+
+
+def test_a_run_may_go_on_with_another_implementation_of_attention():
+    fused = RelativeAttentionConfig(attention=Attention.fused)
+    chosen = [
+        without_neutral(StackConfig, as_dict(config))
+        for config in (StackConfig(relative_attention=fused), StackConfig())
+    ]
+    assert chosen[0] == chosen[1] and "mem_len" in chosen[0]["relative_attention"]

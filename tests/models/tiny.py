@@ -13,6 +13,7 @@ from tbptt.models.mixers import (
     GLAConfig,
     Mamba2Config,
     MLSTMConfig,
+    RelativeAttentionConfig,
     RGLRUConfig,
     SLSTMConfig,
 )
@@ -32,7 +33,7 @@ def tiny_lstm(dtype=torch.float64, seed: int = 0, **settings) -> RecurrentModel:
     return _build(LSTMConfig(**{"n_layer": 2, "d_model": 8, "tgt_len": 4} | settings), dtype, seed)
 
 
-MIXERS = ("gated_delta", "mamba2", "mlstm", "slstm", "rg_lru", "gla", "lstm", "attention")
+MIXERS = ("gated_delta", "mamba2", "mlstm", "slstm", "rg_lru", "gla", "lstm", "attention", "relative_attention")
 STACK = {
     "softmax_bias": True,
     "d_model": 8,
@@ -45,6 +46,7 @@ STACK = {
     "rg_lru": RGLRUConfig(n_block=2),
     "gla": GLAConfig(n_head=2, d_key=4, d_value=3, decay_rank=2, chunk_len=4),
     "attention": AttentionConfig(n_head=2, n_kv_head=1, d_head=4, window=5),
+    "relative_attention": RelativeAttentionConfig(n_head=2, d_head=4, mem_len=5, same_length=True),
 }
 
 

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
+from tbptt.errors import UserError
+
 HAS_TRITON = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: interpret kernels on a CPU
 MAX_HEAD_SIZE = 256  # d_head above which tiles no longer fit registers and shared memory
@@ -28,8 +30,15 @@ def fused_obstacle(d_head: int, device: torch.device, dtype: torch.dtype) -> str
     if dtype == torch.float64:
         return "has no float64 kernels"
     if d_head > MAX_HEAD_SIZE:
-        return f"supports a head size of at most {MAX_HEAD_SIZE}, not model.d_head={d_head}"
+        return f"supports a head size of at most {MAX_HEAD_SIZE}, not d_head={d_head}"
     return None
+
+
+def check_attention(key: str, choice: Attention, d_head: int, device: torch.device, dtype: torch.dtype) -> None:
+    """UserError if the choice, made by the setting `key`, cannot run."""
+    obstacle = fused_obstacle(d_head, device, dtype)
+    if choice is Attention.fused and obstacle:
+        raise UserError(f"{key}=fused {obstacle}: use {key}=auto or plain")
 
 
 def pick_attention(choice: Attention, d_head: int, device: torch.device, dtype: torch.dtype) -> Attention:

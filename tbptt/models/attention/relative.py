@@ -42,6 +42,21 @@ def causal_mask(n_queries: int, n_keys: int, window: int | None, like: Tensor) -
     return like.new_zeros(n_queries, n_keys).masked_fill_(masked_TK, -torch.inf)
 
 
+def next_memory(memory: Tensor, x_BTD: Tensor, keys_values_BK2HE: Tensor, mem_len: int) -> Tensor:
+    """The last `mem_len` positions of memory and segment, in the form of the memory: inputs, or keys and values."""
+
+    def last(x: Tensor, n: int) -> Tensor:
+        return x[:, max(0, x.shape[1] - n) :]
+
+    if memory.dim() == 5:
+        return last(keys_values_BK2HE, mem_len)
+    new_BTD = last(x_BTD, mem_len)
+    old_BMD = last(memory, mem_len - new_BTD.shape[1])
+    if old_BMD.shape[1] == 0 and new_BTD.shape[1] == x_BTD.shape[1]:
+        return new_BTD  # exactly the segment: no copy needed
+    return torch.cat([old_BMD.to(new_BTD.dtype), new_BTD], dim=1)
+
+
 def position_scores(q_HBTE: Tensor, r_KHE: Tensor) -> Tensor:
     """q_i . r_{i-j} for every query i and key j: (H, B, T, K). Entries at later keys (j > i) are undefined.
 

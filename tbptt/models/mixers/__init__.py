@@ -7,6 +7,7 @@ from tbptt.models.mixers.lstm import LSTMMixerConfig
 from tbptt.models.mixers.mamba2 import Mamba2Config
 from tbptt.models.mixers.mlstm import MLSTMConfig
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
+from tbptt.models.mixers.relative_attention import RelativeAttentionConfig
 from tbptt.models.mixers.rg_lru import RGLRUConfig
 from tbptt.models.mixers.slstm import SLSTMConfig
 
@@ -20,5 +21,6 @@ __all__ = [
     "Mixer",
     "MixerConfig",
     "RGLRUConfig",
+    "RelativeAttentionConfig",
     "SLSTMConfig",
 ]

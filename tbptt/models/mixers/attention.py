@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class QueryKeyNorm(Enum):
 @dataclass
 class AttentionConfig(MixerConfig):
     NAME: ClassVar[str] = "attention"
+    CONTEXT: ClassVar[tuple[str, ...]] = ("mem_len",)
 
     n_head: int = 4
     n_kv_head: int | None = None  # heads of keys and values, each serving several of the queries; n_head if not given
@@ -96,6 +97,20 @@ class WindowAttention(Mixer):
 
     def reach(self, tgt_len: int) -> int | None:
         return None if self.window is None else -(-(self.window - 1) // tgt_len) * tgt_len
+
+    def cost(self, tgt_len: int) -> tuple[float, float]:
+        keys = tgt_len if self.window is None else self.window - 1 + tgt_len
+        return 2 * keys * self.n_head * self.d_head, 4 * self.n_head * keys
+
+    def context(self) -> dict[str, Any]:
+        """`mem_len`: tokens remembered, all that a query sees but itself; None without a limit."""
+        return {"mem_len": None if self.window is None else self.window - 1}
+
+    def set_context(self, **settings: Any) -> None:
+        mem_len = settings.get("mem_len", self.context()["mem_len"])
+        if mem_len is not None and mem_len < 0:
+            raise UserError(f"mem_len={mem_len} must be 0 or more")
+        self.window = None if mem_len is None else mem_len + 1
 
     def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
         T, H, G = x_BTD.shape[1], self.n_head, self.kv_heads

@@ -26,6 +26,8 @@ class LSTMMixerConfig(MixerConfig):
 class LSTMMixer(Mixer):
     """The state is h and c, each (B, D)."""
 
+    COMPILES: ClassVar[bool] = False
+
     def __init__(self, d_model: int):
         super().__init__()
         self.lstm = nn.LSTM(d_model, d_model, batch_first=True)

@@ -6,12 +6,12 @@ Shapes: B lanes, T tokens of the segment, D model size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tbptt.device import matmul_dtype
+from tbptt.device import Precision, matmul_dtype
 from tbptt.errors import UserError
 from tbptt.models.mixers.kernels import Kernels, Recurrence, fused, pick_kernels
 from tbptt.models.protocol import State
@@ -22,9 +22,17 @@ class MixerConfig:
     """Base of every mixer's configuration, one field of the stack's."""
 
     NAME: ClassVar[str]  # in model.layers, and of the field model.NAME
+    CONTEXT: ClassVar[tuple[str, ...]] = ()  # how far it looks back: settings that an evaluation may change
+    RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ()  # settings that change results by rounding only
 
     def check(self, d_model: int) -> None:
         """UserError for settings that cannot work."""
+
+    def check_eval(self, settings: dict[str, Any]) -> None:
+        """UserError for settings of `CONTEXT` (eval.mem_len, ...) that it cannot be evaluated with."""
+
+    def check_precision(self, precision: Precision, device: torch.device) -> None:
+        """UserError if it cannot run in this precision on this device."""
 
     def build(self, d_model: int, layer: int, n_layer: int) -> Mixer:
         """The mixer of layer number `layer` of `n_layer`, from 0, its parameters as initialised."""
@@ -54,6 +62,7 @@ class Mixer(nn.Module):
     """
 
     NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ()  # names of its parameters, besides those of less than two axes
+    COMPILES: ClassVar[bool] = True  # False: torch.compile would unroll a loop over tokens, or refuses
 
     kernels = Kernels.plain  # the stack sets this choice, and the sizes of its configuration
     kernel_sizes: tuple[int, int] | None = None
@@ -82,6 +91,29 @@ class Mixer(nn.Module):
     def recurrence(self, plain: Recurrence, x: Tensor) -> Recurrence:
         """`plain`, a function of chunks.py, or kernels in its place."""
         return fused(plain, matmul_dtype(x)) if self.kernels_for(x) is Kernels.fused else plain
+
+    def any_segments(self) -> bool:
+        """Whether it does not see where a stream is cut into segments."""
+        return True
+
+    def cost(self, tgt_len: int) -> tuple[float, float]:
+        """As of a whole model, but without what its parameters multiply."""
+        return 0, 0
+
+    def for_inference(self, state: State) -> State:
+        """As of a whole model: the form of the state that is fastest while the weights do not change."""
+        return state
+
+    def context(self) -> dict[str, Any]:
+        """Its values of the configuration's `CONTEXT`."""
+        return {}
+
+    def set_context(self, **settings: Any) -> None:
+        """Change settings of `context()`. UserError for an invalid value."""
+
+    def notes(self) -> list[str]:
+        """Log messages about choices that depend on the device and dtype of the weights."""
+        return []
 
     def state_zeros(self, batch_size: int, *shape: int) -> Tensor:
         weight = next(self.parameters())

@@ -46,6 +46,7 @@ class SLSTM(Mixer):
     """The state is y, c, n, m, each (B, D), and the convolution's past inputs (B, conv_width - 1, D)."""
 
     NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ("convolution.weight_CW",)
+    COMPILES: ClassVar[bool] = False
 
     def __init__(self, config: SLSTMConfig, d_model: int, layer: int, n_layer: int):
         super().__init__()

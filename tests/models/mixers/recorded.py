@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tbptt.models.mixers.protocol import Mixer
 from tbptt.models.protocol import State
 
 GOLDEN = Path(__file__).parents[2] / "golden_mixers"
@@ -51,13 +51,13 @@ def assert_operation_agrees(
 
 
 def assert_layer_agrees(
-    mixer: Mixer,
+    mixer: Any,
     name: str,
     parameters: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     state_of: Callable[[State], dict[str, Tensor]],
     lengths: list[int] | None = None,
 ) -> None:
-    """A mixer with the recorded parameters has the recorded outputs, states and gradients, in one pass and in pieces.
+    """With the recorded parameters a mixer, or a block, has the recorded outputs, states and gradients, in any pieces.
 
     `parameters` arranges arrays under the reference's names (values, or gradients of the loss) under ours; `state_of`
     gives our state under the reference's names.

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tbptt.models.mixers import GatedDeltaConfig, Mamba2Config, MLSTMConfig, RGLRUConfig, SLSTMConfig
-from tests.models.mixers.recorded import assert_layer_agrees
+from tbptt.models.stack import Block, StackConfig
+from tests.models.mixers.recorded import assert_layer_agrees, under
 
 WIDTH = 24
 
@@ -86,27 +87,49 @@ def test_mamba2(name, config):
     assert_layer_agrees(config.build(16, 0, 1), name, parameters, state_of)
 
 
-@pytest.mark.parametrize(("name", "bias", "eps"), [("layer_mlstm", False, 1e-6), ("layer_mlstm_eps0", True, 0.0)])
-def test_mlstm(name, bias, eps):
+def mlstm_parameters(theirs):
     maps = {
         "query": "q", "key": "k", "value": "v", "input_gate": "igate_preact", "forget_gate": "fgate_preact",
         "output_gate": "ogate_preact", "output": "out_proj",
     }  # fmt: skip
     names = {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in maps.items() for kind in ("weight", "bias")}
+    norms = {
+        f"norm_{kind}_HV": theirs[f"multihead_norm.{kind}"].unflatten(0, (2, -1))
+        for kind in ("weight", "bias")
+        if f"multihead_norm.{kind}" in theirs
+    }
+    return {ours: theirs[their] for ours, their in names.items() if their in theirs} | norms
+
+
+def mlstm_state(state):
+    return {"m": state["m"].unsqueeze(-1), "C": state["C"], "n": state["n"]}
+
+
+@pytest.mark.parametrize(("name", "bias", "eps"), [("layer_mlstm", False, 1e-6), ("layer_mlstm_eps0", True, 0.0)])
+def test_mlstm(name, bias, eps):
+    config = MLSTMConfig(n_head=2, d_key=6, d_value=12, bias=bias, eps=eps)
+    assert_layer_agrees(config.build(WIDTH, 0, 1), name, mlstm_parameters, mlstm_state)
+
+
+def test_a_block_of_mlstm_norms_and_gated_feed_forward():
+    class LoneBlock(Block):
+        def initial_state(self, batch_size):
+            return self.mixer.initial_state(batch_size)
 
     def parameters(theirs):
-        norms = {
-            f"norm_{kind}_HV": theirs[f"multihead_norm.{kind}"].unflatten(0, (2, -1))
-            for kind in ("weight", "bias")
-            if f"multihead_norm.{kind}" in theirs
+        names = {
+            "mixer_norm": "norm_mlstm", "feed_forward_norm": "norm_ffn", "feed_forward.gate": "ffn.proj_up_gate",
+            "feed_forward.inner": "ffn.proj_up", "feed_forward.outer": "ffn.proj_down",
+        }  # fmt: skip
+        mixer = mlstm_parameters(under(theirs, "mlstm_layer."))
+        return {f"mixer.{key}": value for key, value in mixer.items()} | {
+            f"{ours}.weight": theirs[f"{their}.weight"] for ours, their in names.items()
         }
-        return {ours: theirs[their] for ours, their in names.items() if their in theirs} | norms
 
-    def state_of(state):
-        return {"m": state["m"].unsqueeze(-1), "C": state["C"], "n": state["n"]}
-
-    config = MLSTMConfig(n_head=2, d_key=6, d_value=12, bias=bias, eps=eps)
-    assert_layer_agrees(config.build(WIDTH, 0, 1), name, parameters, state_of)
+    config = StackConfig(
+        layers=["mlstm"], d_model=16, d_inner=24, norm_eps=1e-6, mlstm=MLSTMConfig(n_head=2, d_key=4, d_value=8)
+    )
+    assert_layer_agrees(LoneBlock(config, 0), "layer_mlstm_block", parameters, mlstm_state)
 
 
 def test_slstm():
