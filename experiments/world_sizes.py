@@ -49,6 +49,8 @@ MODELS: dict[str, ModelConfig] = {
         relative_attention=RelativeAttentionConfig(n_head=2, d_head=8, mem_len=7),
     ),
 }
+WINDOWS = {"Transformer-XL": 1, "LSTM": 2, "hybrid": 3}  # segments of an update
+SHUFFLE_SEEDS = {"hybrid": 5}  # the others read their lanes in order
 MICRO_BATCHES = (None, 2, 1)
 WORLD_SIZES = (1, 2, 3, 4)
 
@@ -71,9 +73,14 @@ def run(world: World, job: Job) -> dict[str, Any]:
     stream = np.random.default_rng(0).integers(VOCABULARY, size=700).astype(np.uint8)
     torch.manual_seed(3)
     model = settings.build(VOCABULARY).to(dtype=parameter_dtype(precision))
-    optimizer, lanes = AdamConfig(lr=0.003), Lanes.cut(stream, LANES, settings.tgt_len)
+    optimizer, lanes = AdamConfig(lr=0.003), Lanes.cut(stream, LANES, settings.tgt_len, SHUFFLE_SEEDS.get(job.model))
     config = TrainerConfig(
-        max_steps=2 * STEPS, micro_batch=job.micro_batch, reduce=job.reduce, precision=precision, device="cpu"
+        window=WINDOWS[job.model],
+        max_steps=2 * STEPS,
+        micro_batch=job.micro_batch,
+        reduce=job.reduce,
+        precision=precision,
+        device="cpu",
     )
     schedule = CosineConfig().build(optimizer.lr, config.max_steps)
     trainer = Trainer(model, lanes, optimizer.build(model.parameters()), schedule, config, world)

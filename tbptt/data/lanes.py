@@ -78,7 +78,8 @@ class Lanes:
     def _shuffled(self, epoch: int) -> np.ndarray:
         """The numbers of every lane's whole segments in the order of an epoch: (B, segments) int32."""
         assert self.shuffle_seed is not None
-        whole, lanes = self.tokens_BL.shape[1] // self.tgt_len, self.first_lane + np.arange(self.batch_size)
+        whole = self.tokens_BL.shape[1] // self.tgt_len
+        lanes = range(self.first_lane, self.first_lane + self.batch_size)
         generators = (np.random.default_rng([self.shuffle_seed, epoch, lane]) for lane in lanes)
         return np.stack([generator.permutation(whole) for generator in generators]).astype(np.int32)
 
