@@ -30,6 +30,7 @@ from tbptt.models.mixers import (
     SLSTMConfig,
 )
 from tbptt.models.mixers.initialisation import init_linear
+from tbptt.models.norms import Norm, make_norm
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.vocabulary.clusters import ClusteredIds
@@ -43,11 +44,6 @@ class FeedForwardKind(Enum):
     geglu = "geglu"  # the same with gelu
 
 
-class Norm(Enum):
-    rms = "rms"
-    layer = "layer"
-
-
 @dataclass
 class StackConfig(ModelConfig):
     name: str = "stack"
@@ -58,6 +54,9 @@ class StackConfig(ModelConfig):
     d_inner: int = 256  # hidden units of the feed-forward layers
     norm: Norm = Norm.rms
     norm_eps: float = 1e-5
+    norm_after: list[str] = field(
+        default_factory=list
+    )  # mixers whose layers normalise what they add, not what they read
     d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
     div_val: int = 1  # the embedding size is divided by this from cluster to cluster
     cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
@@ -91,6 +90,8 @@ class StackConfig(ModelConfig):
             raise UserError(
                 f"model.layers={list(self.layers)} must be a list of mixers, each one of {', '.join(known)}"
             )
+        if unused := [name for name in self.norm_after if name not in self.layers]:
+            raise UserError(f"model.norm_after={unused} must be mixers of model.layers={list(self.layers)}")
         if self.logit_cap is not None and self.logit_cap <= 0:
             raise UserError(f"model.logit_cap={self.logit_cap} must be a positive number, or null for no limit")
         for mixer in self.mixers():
@@ -123,30 +124,28 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + feed_forward(norm(x)) where there is one."""
+    """x + mixer(norm(x)), then x + feed_forward(norm(x)) where there is one; with norm_after, x + norm(mixer(x))."""
 
     def __init__(self, config: StackConfig, layer: int):
         super().__init__()
         c = config
-        self.mixer_norm = make_norm(c)
+        self.norm_after = c.mixers()[layer].NAME in c.norm_after
+        self.mixer_norm = make_norm(c.norm, c.d_model, c.norm_eps)
         self.mixer = c.mixers()[layer].build(c.d_model, layer, c.n_layer)
         self.feed_forward: FeedForward | None = None
         if c.feed_forward is not FeedForwardKind.none:
-            self.feed_forward_norm = make_norm(c)
+            self.feed_forward_norm = make_norm(c.norm, c.d_model, c.norm_eps)
             self.feed_forward = FeedForward(c.d_model, c.d_inner, c.feed_forward)
         self.drop = Dropout(c.dropout)
 
     def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
-        y_BTD, state = self.mixer(self.mixer_norm(x_BTD), state)
-        x_BTD = x_BTD + self.drop(y_BTD)
+        y_BTD, state = self.mixer(x_BTD if self.norm_after else self.mixer_norm(x_BTD), state)
+        x_BTD = x_BTD + self.drop(self.mixer_norm(y_BTD) if self.norm_after else y_BTD)
         if self.feed_forward is not None:
-            x_BTD = x_BTD + self.drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
+            norm = self.feed_forward_norm
+            y_BTD = norm(self.feed_forward(x_BTD)) if self.norm_after else self.feed_forward(norm(x_BTD))
+            x_BTD = x_BTD + self.drop(y_BTD)
         return x_BTD, state
-
-
-def make_norm(config: StackConfig) -> nn.Module:
-    kind = nn.RMSNorm if config.norm is Norm.rms else nn.LayerNorm
-    return kind(config.d_model, eps=config.norm_eps)
 
 
 class Stack(RecurrentModel):
@@ -161,7 +160,7 @@ class Stack(RecurrentModel):
             vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val, c.scale_embedding
         )
         self.layers = nn.ModuleList(Block(c, layer) for layer in range(c.n_layer))
-        self.final_norm = make_norm(c)
+        self.final_norm = make_norm(c.norm, c.d_model, c.norm_eps)
         tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
         self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs, c.softmax_bias, c.logit_cap)
         self.drop = Dropout(c.dropout)

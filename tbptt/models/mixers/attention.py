@@ -23,6 +23,7 @@ from tbptt.models.protocol import State
 class QueryKeyNorm(Enum):
     none = "none"
     head = "head"  # RMS of every head by itself
+    head_plus_one = "head_plus_one"  # the same with weights 1 + w
     all = "all"  # RMS of all heads together
 
 
@@ -88,8 +89,8 @@ class WindowAttention(Mixer):
     def reset_parameters(self) -> None:
         init_linear(self)
         if self.qk_norm is not QueryKeyNorm.none:
-            self.query_norm_weight.fill_(1)
-            self.key_norm_weight.fill_(1)
+            for weight in (self.query_norm_weight, self.key_norm_weight):
+                weight.fill_(0 if self.qk_norm is QueryKeyNorm.head_plus_one else 1)
 
     def initial_state(self, batch_size: int) -> State:
         return {"keys_values": self.state_zeros(batch_size, 0, 2, self.kv_heads, self.d_head)}
@@ -122,7 +123,9 @@ class WindowAttention(Mixer):
     def _normed(self, x: Tensor, what: str) -> Tensor:
         if self.qk_norm is QueryKeyNorm.none:
             return x
-        weight = self.query_norm_weight if what == "query" else self.key_norm_weight
+        weight: Tensor = self.query_norm_weight if what == "query" else self.key_norm_weight
+        if self.qk_norm is QueryKeyNorm.head_plus_one:
+            weight = 1 + weight
         return F.rms_norm(x.unflatten(-1, (-1, len(weight))), (len(weight),), weight, self.norm_eps).flatten(-2)
 
     def _rotated(self, x_BHTE: Tensor, position_T: Tensor) -> Tensor:

@@ -1,0 +1,130 @@
+"""Directories of transformers' recurrent and hybrid models, as stacks and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tbptt.data.vocabulary import Vocabulary
+from tbptt.errors import UserError
+from tbptt.interop.families import FAMILIES
+from tbptt.interop.families.family import WHERE, Family, read_settings
+from tbptt.interop.hf_files import find_language, read_weights, write_directory
+from tbptt.interop.layout import from_layout, to_layout
+from tbptt.models.mixers.protocol import MixerConfig
+from tbptt.models.stack import FeedForwardKind, Stack, StackConfig
+
+OUTPUT = "lm_head.weight"
+NO_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # transformers has defaults for them
+FREE = ("name", "dropout", "tgt_len", "tie_projs")  # settings without a place in config.json
+FREE_OF_MIXERS = ("chunk_len",)
+
+
+@dataclass
+class ForeignStack:
+    """A model as read; `weights` have the names of transformers' modules."""
+
+    family: Family
+    config: StackConfig
+    n_token: int
+    weights: dict[str, Tensor]
+    vocabulary: Vocabulary | None
+    tokenizer: Path | None  # a tokenizer.json, whose entries are then the vocabulary
+    notes: list[str] = field(default_factory=list)
+
+
+def read(folder: Path, given: Mapping[str, Any]) -> ForeignStack:
+    """Read a directory with this config.json. UserError if a file is missing or damaged, or a setting not supported."""
+    family = FAMILIES[given["model_type"]]
+    settings = read_settings(family, given)
+    n_token = settings["vocab_size"]
+    if n_token < 1:
+        raise UserError(f"{WHERE} has vocab_size={n_token}, which must be 1 or more")
+    try:
+        config = family.config(settings)
+        config.check(n_token)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise UserError(f"the settings in {WHERE} describe no {family.model_type} model ({error})") from error
+    except UserError as error:
+        raise UserError(str(error).replace("model.", "")) from error
+    notes = []
+    if "attention" in config.layers and config.attention.window is None:
+        notes.append(
+            "its attention sees all earlier tokens (model.attention.window=null): the memory grows with the text"
+        )
+    return ForeignStack(family, config, n_token, family.loaded(read_weights(folder)), *find_language(folder), notes)
+
+
+@torch.no_grad()
+def model(foreign: ForeignStack) -> Stack:
+    """UserError if a weight is missing, unexpected or of another shape."""
+    config, weights = foreign.config, dict(foreign.weights)
+    layout = foreign.family.layout(config)
+    if config.tie_weight and OUTPUT in weights:
+        embedding = next(name for name, stored in layout.items() if stored.parameters == ("embedding.tables.0",))
+        if embedding in weights and not torch.equal(weights.pop(OUTPUT), weights[embedding]):
+            raise UserError(f"{OUTPUT} and {embedding} differ, but the configuration ties them")
+    made = config.build(foreign.n_token)
+    parameters = dict(made.named_parameters())
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    for name, value in from_layout(weights, layout, shapes).items():
+        parameters[name].copy_(value)
+    return made
+
+
+def family_of(config: StackConfig) -> Family:
+    """The model type that represents a stack. UserError if there is none, naming what the nearest one lacks."""
+    reasons = {}
+    for family in FAMILIES.values():
+        try:
+            there = family.config(dict(family.defaults) | family.settings(config))
+        except (TypeError, ValueError, ArithmeticError, LookupError, UserError):
+            continue  # its mixers are others
+        ours, theirs = _essence(config), _essence(there)
+        differing = sorted(key for key in ours if ours[key] != theirs.get(key))
+        if not differing:
+            return family
+        reasons[family.model_type] = [f"model.{key}={ours[key]}" for key in differing]
+    name, least = min(reasons.items(), key=lambda item: len(item[1]), default=("", []))
+    nearest = f" (the nearest, {name}, not {', '.join(least[:3])})" if name else ""
+    raise UserError(
+        f"export.format=hf cannot represent this stack: of {', '.join(FAMILIES)}, none has its settings{nearest}; use "
+        "export.format=safetensors"
+    )
+
+
+def _essence(config: StackConfig) -> dict[str, Any]:
+    """The settings on which the model's function depends, each in one form, under their names on the command line."""
+    values = {
+        key: value.value if isinstance(value, Enum) else value
+        for key, value in vars(config).items()
+        if key not in FREE and not isinstance(value, MixerConfig)
+    }
+    mixers = {mixer.NAME: mixer for mixer in config.mixers()}
+    values |= {"layers": [mixer.NAME for mixer in config.mixers()], "d_embed": config.d_embed or config.d_model}
+    values |= {"norm_after": sorted(config.norm_after), "cutoffs": list(config.cutoffs)}
+    if config.feed_forward is FeedForwardKind.none:
+        del values["d_inner"]
+    for name, mixer in mixers.items():
+        resolved = {"n_kv_head": getattr(mixer, "kv_heads", None), "n_value_head": getattr(mixer, "value_heads", None)}
+        for each in dataclasses.fields(mixer):
+            if each.name not in FREE_OF_MIXERS:
+                values[f"{name}.{each.name}"] = resolved.get(each.name, getattr(mixer, each.name))
+    return values
+
+
+def write(made: Stack, config: StackConfig, folder: Path) -> None:
+    """Write a directory that transformers reads, without the tied weight."""
+    family = family_of(config)
+    named = {name: value.detach() for name, value in made.named_parameters()}
+    settings = dict(family.fixed) | family.settings(config) | dict.fromkeys(NO_TOKENS)
+    settings |= {"vocab_size": made.embedding.bounds[-1][1], "model_type": family.model_type}
+    settings |= {"architectures": [family.architecture], "dtype": "float32"}
+    write_directory(folder, settings, family.saved(to_layout(named, family.layout(config))))
