@@ -7,7 +7,7 @@ from pathlib import Path
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.interop import original, stacks, transfo_xl
-from tbptt.interop.families import FAMILIES
+from tbptt.interop.families import FAMILIES, WHOLES
 from tbptt.interop.foreign import ForeignModel
 from tbptt.interop.hf_files import read_config
 from tbptt.models import ModelConfig, RecurrentModel
@@ -33,10 +33,11 @@ def read(folder: Path) -> ForeignModel | stacks.ForeignStack:
     model_type = config.get("model_type", transfo_xl.MODEL_TYPE)
     if model_type == transfo_xl.MODEL_TYPE:
         return transfo_xl.read(folder, config)
-    if model_type not in FAMILIES:
-        known = ", ".join((transfo_xl.MODEL_TYPE, *FAMILIES))
+    family = (FAMILIES | WHOLES).get(str(model_type))
+    if family is None:
+        known = ", ".join((transfo_xl.MODEL_TYPE, *FAMILIES, *WHOLES))
         raise UserError(f"{folder}/config.json has model_type={model_type}, which must be one of {known}")
-    return stacks.read(folder, config)
+    return stacks.read(folder, family, config)
 
 
 def check_export(config: ModelConfig) -> None:

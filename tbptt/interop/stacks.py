@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.interop.families import FAMILIES
-from tbptt.interop.families.family import WHERE, Family, read_settings
+from tbptt.interop.families.family import WHERE, Family, Settings, language_settings, read_settings
 from tbptt.interop.hf_files import find_language, read_weights, write_directory
 from tbptt.interop.layout import from_layout, to_layout
 from tbptt.models.mixers.protocol import MixerConfig
@@ -40,10 +39,9 @@ class ForeignStack:
     notes: list[str] = field(default_factory=list)
 
 
-def read(folder: Path, given: Mapping[str, Any]) -> ForeignStack:
+def read(folder: Path, family: Family, given: Settings) -> ForeignStack:
     """Read a directory with this config.json. UserError if a file is missing or damaged, or a setting not supported."""
-    family = FAMILIES[given["model_type"]]
-    settings = read_settings(family, given)
+    settings = read_settings(family, language_settings(given))
     n_token = settings["vocab_size"]
     if n_token < 1:
         raise UserError(f"{WHERE} has vocab_size={n_token}, which must be 1 or more")
@@ -59,7 +57,14 @@ def read(folder: Path, given: Mapping[str, Any]) -> ForeignStack:
         notes.append(
             "its attention sees all earlier tokens (model.attention.window=null): the memory grows with the text"
         )
-    return ForeignStack(family, config, n_token, family.loaded(read_weights(folder)), *find_language(folder), notes)
+    weights = read_weights(folder)
+    for part in family.left_out:
+        kept = {name: value for name, value in weights.items() if not name.startswith(part)}
+        if len(kept) < len(weights):
+            count = len(weights) - len(kept)
+            notes.append(f"{count} of its weights, {part}*, are not of the language model, and are not imported")
+        weights = kept
+    return ForeignStack(family, config, n_token, family.loaded(weights), *find_language(folder), notes)
 
 
 @torch.no_grad()

@@ -52,6 +52,7 @@ class StackConfig(ModelConfig):
     layers: list[str] = field(default_factory=lambda: ["gated_delta"])  # names of mixers, repeated up to n_layer
     feed_forward: FeedForwardKind = FeedForwardKind.swiglu
     d_inner: int = 256  # hidden units of the feed-forward layers
+    feed_forward_bias: bool = False
     norm: Norm = Norm.rms
     norm_eps: float = 1e-5
     norm_after: list[str] = field(
@@ -63,6 +64,7 @@ class StackConfig(ModelConfig):
     tie_weight: bool = True  # softmax and embedding share their tables
     tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all
     scale_embedding: bool = False  # embeddings times sqrt(d_model)
+    embedding_scale: float | None = None  # with scale_embedding, the factor in place of sqrt(d_model)
     softmax_bias: bool = False
     logit_cap: float | None = None  # a soft limit of the logits
     dropout: float = 0.0  # on embeddings, on what layers add, and on the last layer's output
@@ -90,6 +92,8 @@ class StackConfig(ModelConfig):
             raise UserError(
                 f"model.layers={list(self.layers)} must be a list of mixers, each one of {', '.join(known)}"
             )
+        if self.embedding_scale is not None and not self.scale_embedding:
+            raise UserError(f"model.embedding_scale={self.embedding_scale} is only for model.scale_embedding=true")
         if unused := [name for name in self.norm_after if name not in self.layers]:
             raise UserError(f"model.norm_after={unused} must be mixers of model.layers={list(self.layers)}")
         if self.logit_cap is not None and self.logit_cap <= 0:
@@ -107,12 +111,12 @@ class StackConfig(ModelConfig):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, d_model: int, d_inner: int, kind: FeedForwardKind):
+    def __init__(self, d_model: int, d_inner: int, kind: FeedForwardKind, bias: bool):
         super().__init__()
         self.kind, self.gated = kind, kind in (FeedForwardKind.swiglu, FeedForwardKind.geglu)
-        self.inner = nn.Linear(d_model, d_inner, bias=False)
-        self.gate = nn.Linear(d_model, d_inner, bias=False) if self.gated else None
-        self.outer = nn.Linear(d_inner, d_model, bias=False)
+        self.inner = nn.Linear(d_model, d_inner, bias)
+        self.gate = nn.Linear(d_model, d_inner, bias) if self.gated else None
+        self.outer = nn.Linear(d_inner, d_model, bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         h_BTI = self.inner(x_BTD)
@@ -135,7 +139,7 @@ class Block(nn.Module):
         self.feed_forward: FeedForward | None = None
         if c.feed_forward is not FeedForwardKind.none:
             self.feed_forward_norm = make_norm(c.norm, c.d_model, c.norm_eps)
-            self.feed_forward = FeedForward(c.d_model, c.d_inner, c.feed_forward)
+            self.feed_forward = FeedForward(c.d_model, c.d_inner, c.feed_forward, c.feed_forward_bias)
         self.drop = Dropout(c.dropout)
 
     def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
@@ -159,6 +163,8 @@ class Stack(RecurrentModel):
         self.embedding = AdaptiveEmbedding(
             vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val, c.scale_embedding
         )
+        if c.embedding_scale is not None:
+            self.embedding.scale = c.embedding_scale
         self.layers = nn.ModuleList(Block(c, layer) for layer in range(c.n_layer))
         self.final_norm = make_norm(c.norm, c.d_model, c.norm_eps)
         tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)

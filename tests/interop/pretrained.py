@@ -13,7 +13,8 @@ from tbptt.models.protocol import detach
 from tbptt.models.stack import Stack
 from tests.models.mixers.recorded import GOLDEN, load, under
 
-NAMES = ("mamba2", "xlstm", "olmo_hybrid", "olmo_hybrid_rope", "qwen3_next")
+TRAINED = ("mamba2", "xlstm", "olmo_hybrid", "olmo_hybrid_rope", "qwen3_next")
+NAMES = (*TRAINED, "qwen3_5", "recurrent_gemma")
 
 
 def folder_of(name: str) -> Path:

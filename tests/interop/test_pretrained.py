@@ -6,6 +6,7 @@ import torch
 
 from tests.interop.pretrained import (
     NAMES,
+    TRAINED,
     expected,
     model_of,
     projection,
@@ -18,7 +19,7 @@ from tests.models.tiny import run_segments
 
 EVERY_MODEL = pytest.mark.parametrize("name", NAMES)
 PARAMETERS = {"mamba2": 16_216, "xlstm": 73_424, "olmo_hybrid": 39_580, "olmo_hybrid_rope": 10_692,
-              "qwen3_next": 39_920}  # fmt: skip
+              "qwen3_next": 39_920, "qwen3_5": 39_920, "recurrent_gemma": 24_064}  # fmt: skip
 
 
 def losses(model, tokens_BL, lengths):
@@ -31,7 +32,8 @@ def test_losses_are_those_recorded_in_one_pass_in_pieces_and_token_by_token(name
     model, recorded = model_of(name), expected(name)
     for lengths in ([60], [1] * 60, [59, 1]):
         assert_agrees(losses(model, recorded["tokens"], lengths), recorded["nll64"], 1e-10, f"{lengths}")
-    for pieces in ("pieces0", "pieces1"):
+    # Those of RecurrentGemma are not recorded: transformers is wrong for more than one token at a time.
+    for pieces in ("pieces0", "pieces1") if name != "recurrent_gemma" else ():
         found = losses(model, recorded["tokens"], recorded[f"{pieces}/lengths"].tolist())
         assert_agrees(found, recorded[f"{pieces}/nll64"], 1e-10, pieces)
 
@@ -39,7 +41,7 @@ def test_losses_are_those_recorded_in_one_pass_in_pieces_and_token_by_token(name
 @EVERY_MODEL
 def test_in_float32_losses_are_close(name):
     model, recorded = model_of(name, torch.float32), expected(name)
-    for lengths in ([60], [1] * 60, recorded["pieces0/lengths"].tolist()):
+    for lengths in ([60], [1] * 60, [7, 1, 24, 28]):
         found = losses(model, recorded["tokens"], lengths).double()
         assert (found - recorded["nll32"].double()).abs().max() < 1e-4
         assert (found - recorded["nll64"]).abs().max() < 1e-4
@@ -72,7 +74,7 @@ def test_gradients_are_those_recorded(name):
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])
-@EVERY_MODEL
+@pytest.mark.parametrize("name", TRAINED)
 def test_training_with_carried_states_is_the_one_recorded(name, window):
     """States are detached at the start of every window of segments, and attached inside."""
     with np.load(GOLDEN / f"train_{name}_lm.npz") as arrays:

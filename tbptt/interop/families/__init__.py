@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from tbptt.interop.families import mamba2, olmo_hybrid, qwen3_next, xlstm
+from tbptt.interop.families import mamba2, olmo_hybrid, qwen3_5, qwen3_next, recurrent_gemma, xlstm
 from tbptt.interop.families.family import Family
 
+# By model_type.
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (mamba2.FAMILY, xlstm.FAMILY, olmo_hybrid.FAMILY, qwen3_next.FAMILY)
+    module.FAMILY.model_type: module.FAMILY
+    for module in (mamba2, xlstm, olmo_hybrid, qwen3_next, qwen3_5, recurrent_gemma)
 }
+WHOLES = {family.whole: family for family in FAMILIES.values() if family.whole is not None}

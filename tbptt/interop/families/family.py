@@ -37,6 +37,14 @@ class Family:
     layout: Callable[[StackConfig], Layout]  # under the names of modules
     loaded: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = unchanged  # from the names of files to modules'
     saved: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = unchanged  # and back
+    left_out: tuple[str, ...] = ()  # what begins the names of weights that the language model does not have
+    whole: str | None = None  # the model type, of images and text, whose text_config is of this one
+
+
+def language_settings(given: Settings) -> Settings:
+    """The settings of the language model: those of `given`, or of the text_config in it."""
+    text = given.get("text_config")
+    return {**text, "tie_word_embeddings": given.get("tie_word_embeddings", False)} if isinstance(text, dict) else given
 
 
 def read_settings(family: Family, given: Settings) -> dict[str, Any]:

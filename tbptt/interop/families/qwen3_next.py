@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tbptt.errors import UserError
@@ -119,12 +120,12 @@ def attention_layout(config: AttentionConfig) -> Layout:
     return one_each(ATTENTION) | {"q_proj.weight": Stored(("query.weight", "gate.weight"), blocks=config.n_head)}
 
 
-def layout(config: StackConfig) -> Layout:
+def layout(config: StackConfig, linear: Callable[[GatedDeltaConfig], Layout] = mixer_layout) -> Layout:
     layout = ends(config, "model.embed_tokens.weight", "model.norm.weight")
     for i, each in enumerate(config.mixers()):
         there = f"model.layers.{i}."
         if isinstance(each, GatedDeltaConfig):
-            layout |= mixer(mixer_layout(each), i, f"{there}linear_attn.")
+            layout |= mixer(linear(each), i, f"{there}linear_attn.")
         else:
             assert isinstance(each, AttentionConfig)
             layout |= mixer(attention_layout(each), i, f"{there}self_attn.")
@@ -144,6 +145,7 @@ FAMILY = Family(
         "rope_parameters": None, "rope_theta": None, "rope_scaling": None, "partial_rotary_factor": None,
     },
     fixed={"hidden_act": "silu", "attention_bias": False, "attention_dropout": 0.0},
+    left_out=("mtp.",),
     ignored=frozenset({
         "moe_intermediate_size", "norm_topk_prob", "num_experts_per_tok", "output_router_logits",
         "router_aux_loss_coef", "shared_expert_intermediate_size",

@@ -39,6 +39,7 @@ class AttentionConfig(MixerConfig):
     rotary_base: float = 10_000.0
     qk_norm: QueryKeyNorm = QueryKeyNorm.none
     output_gate: bool = False  # the output times sigmoid of another linear map
+    output_bias: bool = False  # of the last linear map
     norm_eps: float = 1e-6
 
     @property
@@ -77,7 +78,7 @@ class WindowAttention(Mixer):
         self.key = nn.Linear(d_model, G * c.d_head, bias=False)
         self.value = nn.Linear(d_model, G * c.d_head, bias=False)
         self.gate = nn.Linear(d_model, c.n_head * c.d_head, bias=False) if c.output_gate else None
-        self.output = nn.Linear(c.n_head * c.d_head, d_model, bias=False)
+        self.output = nn.Linear(c.n_head * c.d_head, d_model, bias=c.output_bias)
         if c.qk_norm is not QueryKeyNorm.none:
             heads = (c.n_head, G) if c.qk_norm is QueryKeyNorm.all else (1, 1)
             self.query_norm_weight, self.key_norm_weight = (nn.Parameter(torch.empty(n * c.d_head)) for n in heads)

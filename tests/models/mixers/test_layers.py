@@ -3,57 +3,32 @@
 import pytest
 import torch
 
+from tbptt.interop.families import mamba2, olmo_hybrid, qwen3_next, recurrent_gemma, xlstm
+from tbptt.interop.layout import from_layout
 from tbptt.models.mixers import GatedDeltaConfig, Mamba2Config, MLSTMConfig, RGLRUConfig, SLSTMConfig
 from tests.models.mixers.recorded import assert_layer_agrees
 
 WIDTH = 24
 
 
-def renamed(names, **made):
-    """From arrays under the reference's names to ours: by other names, or made of several."""
-
-    def parameters(theirs):
-        return {ours: theirs[name] for ours, name in names.items() if name in theirs} | {
-            key.replace("__", "."): value for key, make in made.items() if (value := make(theirs)) is not None
-        }
-
-    return parameters
+def arranged(mixer, layout):
+    """From arrays under the reference's names to ours."""
+    shapes = {name: parameter.shape for name, parameter in mixer.named_parameters()}
+    return lambda theirs: from_layout(theirs, layout, shapes)
 
 
 def test_gated_delta():
-    names = {
-        "query.weight": "q_proj.weight", "key.weight": "k_proj.weight", "value.weight": "v_proj.weight",
-        "decay.weight": "a_proj.weight", "beta.weight": "b_proj.weight", "gate.weight": "g_proj.weight",
-        "output.weight": "o_proj.weight", "A_log_G": "A_log", "dt_bias_G": "dt_bias",
-        "norm_weight_V": "o_norm.weight",
-    }  # fmt: skip
     config = GatedDeltaConfig(n_head=2, d_key=8, d_value=16, negative_eigenvalues=True)
-    parameters = renamed(names, convolution__weight_CW=lambda theirs: theirs["conv1d.weight"][:, 0])
-    assert_layer_agrees(
-        config.build(WIDTH, 0, 1), "layer_gdn", parameters, lambda state: {"recurrent_state": state["S"]}
-    )
+    mixer = config.build(WIDTH, 0, 1)
+    parameters = arranged(mixer, olmo_hybrid.mixer_layout(config))
+    assert_layer_agrees(mixer, "layer_gdn", parameters, lambda state: {"recurrent_state": state["S"]})
 
 
 def test_gated_delta_with_grouped_value_heads():
-    """Qwen3-Next keeps its matrices fused, key head by key head."""
     config = GatedDeltaConfig(n_head=2, n_value_head=4, d_key=8, d_value=6, norm_eps=1e-6)
-    parts = {"query": slice(0, 8), "key": slice(8, 16), "value": slice(16, 28), "gate": slice(28, 40)}
-
-    def parameters(theirs):
-        fused, small = (theirs[f"in_proj_{name}.weight"].unflatten(0, (2, -1)) for name in ("qkvz", "ba"))
-        ours = {f"{name}.weight": fused[:, rows].flatten(0, 1) for name, rows in parts.items()}
-        ours |= {"beta.weight": small[:, :2].flatten(0, 1), "decay.weight": small[:, 2:].flatten(0, 1)}
-        names = {"A_log_G": "A_log", "dt_bias_G": "dt_bias", "norm_weight_V": "norm.weight"}
-        names |= {"output.weight": "out_proj.weight"}
-        return (
-            ours
-            | {key: theirs[name] for key, name in names.items()}
-            | {"convolution.weight_CW": theirs["conv1d.weight"][:, 0]}
-        )
-
-    assert_layer_agrees(
-        config.build(WIDTH, 0, 1), "layer_gdn_qwen3next", parameters, lambda state: {"recurrent_state": state["S"]}
-    )
+    mixer = config.build(WIDTH, 0, 1)
+    parameters = arranged(mixer, qwen3_next.mixer_layout(config))
+    assert_layer_agrees(mixer, "layer_gdn_qwen3next", parameters, lambda state: {"recurrent_state": state["S"]})
 
 
 @pytest.mark.parametrize(
@@ -64,49 +39,17 @@ def test_gated_delta_with_grouped_value_heads():
     ],
 )
 def test_mamba2(name, config):
-    sizes = {"gate": 32, "value": 32, "key": config.n_group * config.d_state, "query": config.n_group * config.d_state}
-    sizes |= {"time_step": 4}
-
-    def parameters(theirs):
-        ours = {}
-        for kind in ("weight", "bias"):
-            if f"in_proj.{kind}" in theirs:
-                parts = theirs[f"in_proj.{kind}"].split(list(sizes.values()))
-                ours |= {f"{ours_name}.{kind}": part for ours_name, part in zip(sizes, parts)}
-                ours[f"output.{kind}"] = theirs[f"out_proj.{kind}"]
-        names = {"A_log_H": "A_log", "dt_bias_H": "dt_bias", "skip_H": "D", "norm_weight_E": "norm.weight"}
-        names |= {"convolution.bias_C": "conv1d.bias"}
-        return (
-            ours
-            | {key: theirs[name] for key, name in names.items() if name in theirs}
-            | {"convolution.weight_CW": theirs["conv1d.weight"][:, 0]}
-        )
-
+    mixer = config.build(16, 0, 1)
     state_of = lambda state: {"recurrent_state": state["S"].transpose(-1, -2)}  # noqa: E731
-    assert_layer_agrees(config.build(16, 0, 1), name, parameters, state_of)
+    assert_layer_agrees(mixer, name, arranged(mixer, mamba2.mixer_layout(config)), state_of)
 
 
 @pytest.mark.parametrize(("name", "bias", "eps"), [("layer_mlstm", False, 1e-6), ("layer_mlstm_eps0", True, 0.0)])
 def test_mlstm(name, bias, eps):
-    maps = {
-        "query": "q", "key": "k", "value": "v", "input_gate": "igate_preact", "forget_gate": "fgate_preact",
-        "output_gate": "ogate_preact", "output": "out_proj",
-    }  # fmt: skip
-    names = {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in maps.items() for kind in ("weight", "bias")}
-
-    def parameters(theirs):
-        norms = {
-            f"norm_{kind}_HV": theirs[f"multihead_norm.{kind}"].unflatten(0, (2, -1))
-            for kind in ("weight", "bias")
-            if f"multihead_norm.{kind}" in theirs
-        }
-        return {ours: theirs[their] for ours, their in names.items() if their in theirs} | norms
-
-    def state_of(state):
-        return {"m": state["m"].unsqueeze(-1), "C": state["C"], "n": state["n"]}
-
     config = MLSTMConfig(n_head=2, d_key=6, d_value=12, bias=bias, eps=eps)
-    assert_layer_agrees(config.build(WIDTH, 0, 1), name, parameters, state_of)
+    mixer = config.build(WIDTH, 0, 1)
+    state_of = lambda state: {"m": state["m"].unsqueeze(-1), "C": state["C"], "n": state["n"]}  # noqa: E731
+    assert_layer_agrees(mixer, name, arranged(mixer, xlstm.mixer_layout(config)), state_of)
 
 
 def test_slstm():
@@ -142,13 +85,7 @@ def norm_plus_one(parameters):
 
 
 def test_rg_lru():
-    names = {
-        "gate": "linear_y", "input": "linear_x", "output": "linear_out",
-    }  # fmt: skip
-    names = {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in names.items() for kind in ("weight", "bias")}
-    names |= {"convolution.bias_C": "conv_1d.bias", "decay_W": "rg_lru.recurrent_param"}
-    for ours, theirs in (("input_gate", "input_gate"), ("recurrence_gate", "recurrent_gate")):
-        names |= {f"{ours}.weight_NIO": f"rg_lru.{theirs}_weight", f"{ours}.bias_NO": f"rg_lru.{theirs}_bias"}
-    parameters = renamed(names, convolution__weight_CW=lambda theirs: theirs["conv_1d.weight"][:, 0])
-    mixer = RGLRUConfig(width=12, n_block=3).build(10, 0, 1)
+    config = RGLRUConfig(width=12, n_block=3)
+    mixer = config.build(10, 0, 1)
+    parameters = arranged(mixer, recurrent_gemma.recurrent_layout(config))
     assert_layer_agrees(mixer, "layer_rglru", parameters, lambda state: {"rg_lru_state": state["h"]})
