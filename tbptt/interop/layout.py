@@ -27,6 +27,11 @@ class Stored:
         joined = torch.cat([part.unflatten(0, (self.blocks, -1)) for part in parts], dim=1).flatten(0, 1)
         return joined if self.shape is None else joined.reshape(self.shape)
 
+    def joined_shape(self, shapes: Mapping[str, torch.Size]) -> torch.Size:
+        own = [shapes[name] for name in self.parameters]
+        joined = torch.Size((sum(shape[0] for shape in own), *own[0][1:]))
+        return joined if self.shape is None else torch.empty(joined).reshape(self.shape).shape
+
     def split(self, tensor: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """The inverse of `join`, of a tensor with the shape that `join` gives."""
         own = [shapes[name] for name in self.parameters]
@@ -62,8 +67,7 @@ def from_layout(values: Mapping[str, Tensor], layout: Layout, shapes: Mapping[st
         raise UserError(f"the weights lack {_few(missing)}, which the configuration requires")
     ours: dict[str, Tensor] = {}
     for name, stored in layout.items():
-        blank = {each: torch.empty(shapes[each], device="meta") for each in stored.parameters}
-        if values[name].shape != (shape := stored.join(blank).shape):
+        if values[name].shape != (shape := stored.joined_shape(shapes)):
             raise UserError(
                 f"'{name}' has the shape {tuple(values[name].shape)}, but the configuration requires {tuple(shape)}"
             )

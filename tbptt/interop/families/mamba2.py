@@ -88,8 +88,9 @@ FAMILY = Family(
     },
     fixed={"hidden_act": "silu", "rms_norm": True, "time_step_limit": [0.0, math.inf]},
     ignored=frozenset({
-        "chunk_size", "rescale_prenorm_residual", "residual_in_fp32", "time_step_floor", "time_step_max",
-        "time_step_min", "time_step_rank",
+        "chunk_size", "intermediate_size", "norm_before_gate", "rescale_prenorm_residual", "residual_in_fp32",
+        "time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min", "time_step_rank",
+        "time_step_scale",
     }),
     config=config,
     settings=settings,

@@ -46,18 +46,19 @@ AFTER = {
 }
 MODULES = {"attention_layer_norm": "input_layernorm", "feedforward_layer_norm": "post_attention_layernorm"}
 CONVOLUTION = re.compile(r"(.*\.)([qkv])_conv1d\.weight")
+UNSTATED = "unstated"
 OUTPUT_NORM_EPS = 1e-5  # whatever rms_norm_eps is
 
 
 def config(settings: Settings) -> StackConfig:
     s, heads = settings, settings["num_attention_heads"]
-    if not isinstance(s["rope_parameters"], dict) or "rope_theta" not in s["rope_parameters"]:
+    theta = (s["rope_parameters"] or {}).get("rope_theta", s["rope_theta"])
+    if theta == UNSTATED:
         raise UserError(
-            f"{WHERE} has no rope_theta in rope_parameters, which versions of transformers understand in different "
-            "ways: write null for no rotary positions, else their base"
+            f"{WHERE} has no rope_theta, which versions of transformers understand in different ways: write null for "
+            "no rotary positions, else their base"
         )
-    positions = s["rope_parameters"]["rope_theta"] is not None
-    base, _ = rotary(s, AttentionConfig.rotary_base)
+    base, _ = rotary({**s, "rope_theta": theta}, AttentionConfig.rotary_base)
     every_fourth = ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(s["num_hidden_layers"])]
     key_heads = s["linear_num_key_heads"] or heads
     d_key = s["linear_key_head_dim"] or int(0.75 * s["hidden_size"] / key_heads)
@@ -83,7 +84,7 @@ def config(settings: Settings) -> StackConfig:
             n_kv_head=s["num_key_value_heads"] or heads,
             d_head=s["hidden_size"] // heads,
             window=None,
-            rotary_share=1.0 if positions else 0.0,
+            rotary_share=0.0 if theta is None else 1.0,
             rotary_base=base,
             qk_norm=QueryKeyNorm.all,
             norm_eps=s["rms_norm_eps"],
@@ -174,7 +175,7 @@ FAMILY = Family(
         "num_attention_heads": 30, "num_key_value_heads": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
         "layer_types": None, "linear_num_key_heads": None, "linear_num_value_heads": None, "linear_key_head_dim": None,
         "linear_value_head_dim": None, "linear_conv_kernel_dim": 4, "linear_allow_neg_eigval": True,
-        "rope_parameters": None, "rope_scaling": None,
+        "rope_parameters": None, "rope_theta": UNSTATED, "rope_scaling": None,
     },
     fixed={"hidden_act": "silu", "attention_bias": False, "attention_dropout": 0.0},
     ignored=frozenset({

@@ -49,8 +49,10 @@ FAMILY = Family(
         "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32,
         "num_key_value_heads": 4,
     },
-    fixed=qwen3_next.FAMILY.fixed,
-    ignored=frozenset({"mlp_only_layers", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"}),
+    fixed={**qwen3_next.FAMILY.fixed, "attn_output_gate": True, "output_gate_type": "swish"},
+    ignored=frozenset({
+        "mamba_ssm_dtype", "mlp_only_layers", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings",
+    }),
     config=config,
     settings=settings,
     layout=layout,
