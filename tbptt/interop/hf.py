@@ -49,11 +49,20 @@ def check_export(config: ModelConfig) -> None:
         transfo_xl.check_export(config)
 
 
-def write(model: RecurrentModel, config: ModelConfig, vocabulary: Vocabulary | None, folder: Path) -> None:
-    """Write the directory; a Transformer-XL's also holds the words of `vocabulary`."""
+def write(
+    model: RecurrentModel,
+    config: ModelConfig,
+    vocabulary: Vocabulary | None,
+    folder: Path,
+    imported: str | None = None,
+) -> None:
+    """Write the directory; a Transformer-XL's also holds the words of `vocabulary`.
+
+    `imported` is the model type of the model's source: several may represent a stack.
+    """
     if isinstance(model, Stack):
         assert isinstance(config, StackConfig)
-        stacks.write(model, config, folder)
+        stacks.write(model, config, folder, imported)
     else:
         assert isinstance(model, TransformerXL) and isinstance(config, TransformerXLConfig)
         transfo_xl.write(model, config, vocabulary, folder)

@@ -37,6 +37,7 @@ class Imported:
     adam: dict[str, Any] | None  # {"state": ...} as in the state dict of an Adam over the model's parameters
     optimizer: list[str]  # the overrides that give our optimizer the settings of its optimizer, as far as known
     notes: list[str]
+    model_type: str | None = None  # of transformers' recurrent and hybrid models
 
 
 def read(config: ImportConfig) -> Imported:
@@ -80,7 +81,8 @@ def _vocabulary_file(name: str) -> Path:
 
 def _stack(foreign: ForeignStack) -> Imported:
     vocabulary, tokenizer = _language(foreign, foreign.n_token)
-    return Imported(stacks.model(foreign), foreign.config, vocabulary, tokenizer, 0, None, [], foreign.notes)
+    model, model_type = stacks.model(foreign), foreign.family.model_type
+    return Imported(model, foreign.config, vocabulary, tokenizer, 0, None, [], foreign.notes, model_type)
 
 
 def _language(foreign: ForeignModel | ForeignStack, n_token: int) -> tuple[Vocabulary | None, Any]:

@@ -84,25 +84,24 @@ def model(foreign: ForeignStack) -> Stack:
     return made
 
 
-def family_of(config: StackConfig) -> Family:
-    """The model type that represents a stack. UserError if there is none, naming what the nearest one lacks."""
-    reasons = {}
-    for family in FAMILIES.values():
-        try:
-            there = family.config(dict(family.defaults) | family.settings(config))
-        except (TypeError, ValueError, ArithmeticError, LookupError, UserError):
-            continue  # its mixers are others
-        ours, theirs = _essence(config), _essence(there)
-        differing = sorted(key for key in ours if ours[key] != theirs.get(key))
-        if not differing:
-            return family
-        reasons[family.model_type] = [f"model.{key}={ours[key]}" for key in differing]
-    name, least = min(reasons.items(), key=lambda item: len(item[1]), default=("", []))
-    nearest = f" (the nearest, {name}, not {', '.join(least[:3])})" if name else ""
-    raise UserError(
-        f"export.format=hf cannot represent this stack: of {', '.join(FAMILIES)}, none has its settings{nearest}; use "
-        "export.format=safetensors"
-    )
+def family_of(config: StackConfig, imported: str | None = None) -> Family:
+    """The model type that represents a stack: `imported`, that of its source, or another.
+
+    UserError if there is none, naming what the nearest one lacks.
+    """
+    mixers = {mixer.NAME for mixer in config.mixers()}
+    families = sorted(FAMILIES.values(), key=lambda family: family.model_type != imported)
+    lacking: dict[str, list[str]] = {}
+    for family in families:
+        if mixers <= family.mixers:
+            ours = _essence(config)
+            theirs = _essence(family.config({**family.defaults, **family.settings(config)}))
+            lacking[family.model_type] = [f"model.{key}={ours[key]}" for key in ours if ours[key] != theirs.get(key)]
+            if not lacking[family.model_type]:
+                return family
+    least = min(lacking, key=lambda name: len(lacking[name]), default=None)
+    reason = f"{least} has no {', '.join(lacking[least][:3])}" if least else f"none has the mixers {sorted(mixers)}"
+    raise UserError(f"export.format=hf writes {', '.join(FAMILIES)}, of which {reason}: use export.format=safetensors")
 
 
 def _essence(config: StackConfig) -> dict[str, Any]:
@@ -125,9 +124,9 @@ def _essence(config: StackConfig) -> dict[str, Any]:
     return values
 
 
-def write(made: Stack, config: StackConfig, folder: Path) -> None:
-    """Write a directory that transformers reads, without the tied weight."""
-    family = family_of(config)
+def write(made: Stack, config: StackConfig, folder: Path, imported: str | None = None) -> None:
+    """Write a directory that transformers reads, without the tied weight; `imported` is as of `family_of`."""
+    family = family_of(config, imported)
     named = {name: value.detach() for name, value in made.named_parameters()}
     settings = dict(family.fixed) | family.settings(config) | dict.fromkeys(NO_TOKENS)
     settings |= {"vocab_size": made.embedding.bounds[-1][1], "model_type": family.model_type}

@@ -111,7 +111,8 @@ def _write_files(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> 
     model = config.build(n_token)
     checkpoint.load_weights(model)
     if export.format is ExportFormat.hf:
-        hf.write(model, config, _word_vocabulary(run_dir), folder)
+        source = checkpoint.info.get("imported", {}).get("model_type")
+        hf.write(model, config, _word_vocabulary(run_dir), folder, source)
     else:
         assert isinstance(model, TransformerXL) and isinstance(
             config, TransformerXLConfig

@@ -81,7 +81,12 @@ def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
     info = {
         "identity": {"model": model, "data": data} | optimizer,
         "config": {"model": model, "data": None},
-        "imported": {"format": config.format.name, "path": config.path, "notes": imported.notes},
+        "imported": {
+            "format": config.format.name,
+            "path": config.path,
+            "model_type": imported.model_type,
+            "notes": imported.notes,
+        },
     }
     training = {"trainer": {"step": imported.step, "optimizer": imported.adam}}
     checkpoints.save(imported.step, imported.model, training, info, best=True)

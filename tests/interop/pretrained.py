@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from tbptt.interop import hf, stacks
@@ -72,3 +73,13 @@ def recorded_gradients(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     """Norms and projections."""
     arrays = expected(name)
     return under(arrays, "grad_norm/"), under(arrays, "grad_cos/")
+
+
+def tiny_tokenizer(entries: int) -> Tokenizer:
+    """One of bytes, `entries` of them, the letters first."""
+    letters = [chr(ord("a") + i) for i in range(26)] + ["Ġ", "Ċ"]
+    names = [*letters, *(each for each in sorted(pre_tokenizers.ByteLevel.alphabet()) if each not in letters)]
+    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names[:entries])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

@@ -29,6 +29,7 @@ FEED_FORWARD = {"gate.weight": "gate_proj.weight", "inner.weight": "up_proj.weig
 class Family:
     model_type: str
     architecture: str  # the class in transformers
+    mixers: frozenset[str]  # that its layers may have
     defaults: Settings  # the settings that are read, with the values of those that config.json omits
     fixed: Settings  # settings that are supported with one value only
     ignored: frozenset[str]  # settings without influence on losses, besides those of COMMON

@@ -81,6 +81,7 @@ def layout(config: StackConfig) -> Layout:
 FAMILY = Family(
     model_type="mamba2",
     architecture="Mamba2ForCausalLM",
+    mixers=frozenset({"mamba2"}),
     defaults={
         "hidden_size": 4096, "num_heads": 128, "head_dim": 64, "vocab_size": 32768, "state_size": 128,
         "num_hidden_layers": 64, "layer_norm_epsilon": 1e-5, "expand": 2.0, "conv_kernel": 4, "n_groups": 8,

@@ -170,6 +170,7 @@ def saved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 FAMILY = Family(
     model_type="olmo_hybrid",
     architecture="OlmoHybridForCausalLM",
+    mixers=frozenset(MIXERS.values()),
     defaults={
         "vocab_size": 100352, "hidden_size": 3840, "intermediate_size": 11008, "num_hidden_layers": 32,
         "num_attention_heads": 30, "num_key_value_heads": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,

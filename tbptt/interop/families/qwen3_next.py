@@ -136,6 +136,7 @@ def layout(config: StackConfig, linear: Callable[[GatedDeltaConfig], Layout] = m
 FAMILY = Family(
     model_type="qwen3_next",
     architecture="Qwen3NextForCausalLM",
+    mixers=frozenset(MIXERS.values()),
     defaults={
         "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 48,
         "num_attention_heads": 16, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,

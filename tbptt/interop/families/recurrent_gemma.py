@@ -75,12 +75,12 @@ def settings(config: StackConfig) -> dict[str, Any]:
         "intermediate_size": 2 * config.d_inner,
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_weight,
-        "logits_soft_cap": config.logit_cap,
+        "logits_soft_cap": config.logit_cap or 0.0,
         "lru_width": recurrent.width or config.d_model,
         "conv1d_width": recurrent.conv_width,
         "num_attention_heads": attention.n_head,
         "num_key_value_heads": attention.kv_heads,
-        "attention_window_size": attention.window,
+        "attention_window_size": attention.window or 0,
         "rope_parameters": {
             "rope_theta": attention.rotary_base,
             "partial_rotary_factor": attention.rotary_share,
@@ -114,6 +114,7 @@ def layout(config: StackConfig) -> Layout:
 FAMILY = Family(
     model_type="recurrent_gemma",
     architecture="RecurrentGemmaForCausalLM",
+    mixers=frozenset(MIXERS.values()),
     defaults={
         "vocab_size": 256000, "hidden_size": 2560, "intermediate_size": 7680, "num_hidden_layers": 26,
         "num_attention_heads": 10, "num_key_value_heads": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,

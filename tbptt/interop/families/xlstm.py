@@ -59,7 +59,7 @@ def settings(config: StackConfig) -> dict[str, Any]:
         "norm_eps": config.norm_eps,
         "eps": c.eps,
         "gate_soft_cap": c.gate_cap,
-        "output_logit_soft_cap": config.logit_cap,
+        "output_logit_soft_cap": config.logit_cap or 0.0,
         "tie_word_embeddings": config.tie_weight,
     }
 
@@ -87,6 +87,7 @@ FEED_FORWARD = {"gate": "proj_up_gate", "inner": "proj_up", "outer": "proj_down"
 FAMILY = Family(
     model_type="xlstm",
     architecture="xLSTMForCausalLM",
+    mixers=frozenset({"mlstm"}),
     defaults={
         "vocab_size": 50304, "hidden_size": 4096, "embedding_dim": None, "num_hidden_layers": 32, "num_blocks": None,
         "num_heads": 8, "tie_word_embeddings": False, "norm_eps": 1e-6, "qk_dim_factor": 0.5, "v_dim_factor": 1.0,
