@@ -50,6 +50,7 @@ def rope(**changes):
         ("mamba2", {"tie_word_embeddings": False}, "lack 'lm_head.weight'"),
         ("mamba2", {"use_conv_bias": False}, "conv1d.bias"),
         ("mamba2", {"quantization_config": {"bits": 4}}, "quantization_config"),
+        ("xlstm", {"tie_word_embeddings": True}, "tie_word_embeddings=True"),
         ("xlstm", {"weight_mode": "fused"}, "weight_mode=fused"),
         ("xlstm", {"use_bias": True}, "use_bias=True"),
         ("xlstm", {"add_out_norm": False}, "add_out_norm=False"),

@@ -69,7 +69,13 @@ OWN = {
         layers=["mamba2"], feed_forward=FeedForwardKind.none, dropout=0.1, tgt_len=7, mamba2=Mamba2Config(chunk_len=8)
     ),
     "xlstm": StackConfig(
-        d_model=24, layers=["mlstm"], norm_eps=1e-6, logit_cap=30.0, mlstm=MLSTMConfig(d_key=16, d_value=32), d_inner=37
+        d_model=24,
+        tie_weight=False,
+        layers=["mlstm"],
+        norm_eps=1e-6,
+        logit_cap=30.0,
+        mlstm=MLSTMConfig(d_key=16, d_value=32),
+        d_inner=37,
     ),
     "qwen3_next": StackConfig(
         layers=["gated_delta", "attention"],
@@ -102,7 +108,8 @@ def test_a_stack_of_our_own_goes_out_where_a_model_type_represents_it(tmp_path, 
         ({"layers": ["mamba2"], "feed_forward": FeedForwardKind.none, "softmax_bias": True}, "model.softmax_bias=True"),
         ({"layers": ["mamba2"], "feed_forward": FeedForwardKind.none, "cutoffs": [5]}, "model.cutoffs=[5]"),
         ({"layers": ["mlstm"], "logit_cap": 30.0}, "model.mlstm.norm_eps=1e-06"),
-        ({"layers": ["mlstm"], "norm_eps": 1e-6}, "xlstm has no model.logit_cap=None"),
+        ({"layers": ["mlstm"], "norm_eps": 1e-6, "logit_cap": 30.0}, "xlstm has no model.tie_weight=True"),
+        ({"layers": ["mlstm"], "norm_eps": 1e-6, "tie_weight": False}, "xlstm has no model.logit_cap=None"),
     ],
 )
 def test_a_stack_that_no_model_type_represents_is_refused_by_what_is_missing(settings, said):

@@ -29,7 +29,7 @@ def config(settings: Settings) -> StackConfig:
         layers=["mlstm"],
         d_inner=_rounded(s["hidden_size"] * s["ffn_proj_factor"], s["ffn_round_up_to_multiple_of"]),
         norm_eps=s["norm_eps"],
-        tie_weight=s["tie_word_embeddings"],
+        tie_weight=False,
         logit_cap=float(s["output_logit_soft_cap"]),
         mlstm=MLSTMConfig(
             n_head=s["num_heads"],
@@ -60,7 +60,6 @@ def settings(config: StackConfig) -> dict[str, Any]:
         "eps": c.eps,
         "gate_soft_cap": c.gate_cap,
         "output_logit_soft_cap": config.logit_cap or 0.0,
-        "tie_word_embeddings": config.tie_weight,
     }
 
 
@@ -90,11 +89,12 @@ FAMILY = Family(
     mixers=frozenset({"mlstm"}),
     defaults={
         "vocab_size": 50304, "hidden_size": 4096, "embedding_dim": None, "num_hidden_layers": 32, "num_blocks": None,
-        "num_heads": 8, "tie_word_embeddings": False, "norm_eps": 1e-6, "qk_dim_factor": 0.5, "v_dim_factor": 1.0,
+        "num_heads": 8, "norm_eps": 1e-6, "qk_dim_factor": 0.5, "v_dim_factor": 1.0,
         "eps": 1e-6, "ffn_proj_factor": 2.667, "ffn_round_up_to_multiple_of": 64, "gate_soft_cap": 15.0,
         "output_logit_soft_cap": 30.0,
     },
-    fixed={"use_bias": False, "add_out_norm": True, "weight_mode": "single"},
+    # transformers has no xLSTM with tied tables: it leaves the second one at random values.
+    fixed={"use_bias": False, "add_out_norm": True, "weight_mode": "single", "tie_word_embeddings": False},
     ignored=frozenset({
         "autocast_kernel_dtype", "chunk_size", "chunkwise_kernel", "inference_state_dtype", "max_inference_chunksize",
         "mode", "norm_reduction_force_float32", "return_last_states", "sequence_kernel", "step_kernel",
