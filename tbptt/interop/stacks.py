@@ -14,7 +14,7 @@ from torch import Tensor
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.interop.families import FAMILIES
-from tbptt.interop.families.family import WHERE, Family, Settings, language_settings, read_settings
+from tbptt.interop.families.family import WHERE, Family, Settings, read_settings
 from tbptt.interop.hf_files import find_language, read_weights, write_directory
 from tbptt.interop.layout import from_layout, to_layout
 from tbptt.models.mixers.protocol import MixerConfig
@@ -22,7 +22,7 @@ from tbptt.models.stack import FeedForwardKind, Stack, StackConfig
 
 OUTPUT = "lm_head.weight"
 NO_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # transformers has defaults for them
-FREE = ("name", "dropout", "tgt_len", "tie_projs")  # settings without a place in config.json
+FREE = ("name", "dropout", "tgt_len", "tie_projs", *StackConfig.RESULT_NEUTRAL)  # have no place in config.json
 FREE_OF_MIXERS = ("chunk_len",)
 
 
@@ -41,17 +41,11 @@ class ForeignStack:
 
 def read(folder: Path, family: Family, given: Settings) -> ForeignStack:
     """Read a directory with this config.json. UserError if a file is missing or damaged, or a setting not supported."""
-    settings = read_settings(family, language_settings(given))
+    settings = read_settings(family, given)
     n_token = settings["vocab_size"]
     if n_token < 1:
         raise UserError(f"{WHERE} has vocab_size={n_token}, which must be 1 or more")
-    try:
-        config = family.config(settings)
-        config.check(n_token)
-    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
-        raise UserError(f"the settings in {WHERE} describe no {family.model_type} model ({error})") from error
-    except UserError as error:
-        raise UserError(str(error).replace("model.", "")) from error
+    config = _config(family, settings)
     notes = []
     if "attention" in config.layers and config.attention.window is None:
         notes.append(
@@ -65,6 +59,20 @@ def read(folder: Path, family: Family, given: Settings) -> ForeignStack:
             notes.append(f"{count} of its weights, {part}*, are not of the language model, and are not imported")
         weights = kept
     return ForeignStack(family, config, n_token, family.loaded(weights), *find_language(folder), notes)
+
+
+def _config(family: Family, settings: Settings) -> StackConfig:
+    """UserError if the settings are at odds with each other, or of other types than they should be."""
+    problem = f"the settings in {WHERE} describe no {family.model_type} model"
+    try:
+        config = family.config(settings)
+        try:
+            config.check(settings["vocab_size"])
+        except UserError as error:
+            raise UserError(f"{problem}: {str(error).replace('model.', '')}") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise UserError(f"{problem} ({error})") from error
+    return config
 
 
 @torch.no_grad()

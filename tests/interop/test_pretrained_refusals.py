@@ -66,7 +66,7 @@ def rope(**changes):
         ("olmo_hybrid_rope", rope(factor=4.0), "factor=4.0"),
         ("qwen3_next", {"mlp_only_layers": [0, 1, 3]}, "mixture of num_experts=2 experts in layer 2"),
         ("qwen3_next", {"mlp_only_layers": None}, "mixture of num_experts=2 experts in layer 0"),
-        ("qwen3_next", {"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling"),
+        ("qwen3_next", {"rope_scaling": {"type": "linear", "factor": 2}}, "type=linear"),
         ("qwen3_next", {"attention_dropout": 0.1}, "attention_dropout=0.1"),
         ("qwen3_next", {"head_dim": 15}, "rotary_share=0.25"),
         ("qwen3_5", {"num_experts": 4}, "num_experts=4, a setting that is not known of qwen3_5_text models"),

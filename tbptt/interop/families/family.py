@@ -22,6 +22,8 @@ COMMON = frozenset({
     "max_position_embeddings", "model_type", "pad_token_id", "tokenizer_class", "torch_dtype", "transformers_version",
     "use_cache",
 })  # fmt: skip
+# Of rotary positions; what mrope_... is makes a difference for images only.
+ROTARY = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
 FEED_FORWARD = {"gate.weight": "gate_proj.weight", "inner.weight": "up_proj.weight", "outer.weight": "down_proj.weight"}
 
 
@@ -42,14 +44,10 @@ class Family:
     whole: str | None = None  # the model type, of images and text, whose text_config is of this one
 
 
-def language_settings(given: Settings) -> Settings:
-    """The settings of the language model: those of `given`, or of the text_config in it."""
-    text = given.get("text_config")
-    return {**text, "tie_word_embeddings": given.get("tie_word_embeddings", False)} if isinstance(text, dict) else given
-
-
 def read_settings(family: Family, given: Settings) -> dict[str, Any]:
     """All settings of `family.defaults`. UserError for a setting, or a value of one, that is not supported."""
+    if given.get("model_type") == family.whole and isinstance(text := given.get("text_config"), dict):
+        given = {**text, "tie_word_embeddings": given.get("tie_word_embeddings", False)}
     given = {key: _plain(value) for key, value in given.items()}
     for key, value in given.items():
         if key in family.fixed:
@@ -75,29 +73,16 @@ def _check_type(key: str, value: Any, default: Any) -> None:
         raise UserError(f"{WHERE} has {key}={value!r}, which must be a value such as {default}")
 
 
-def layer_types(settings: Settings, names: Mapping[str, str], default: list[str]) -> list[str]:
-    """The mixer of every layer, from layer_types and the mixers that its words stand for."""
-    types = settings["layer_types"] or default
-    if unknown := [each for each in types if each not in names]:
-        raise UserError(f"{WHERE} has layer_types={unknown[0]}, which must be {' or '.join(names)}")
-    if len(types) != settings["num_hidden_layers"]:
-        raise UserError(f"{WHERE} has {len(types)} layer_types, but num_hidden_layers={settings['num_hidden_layers']}")
-    return [names[each] for each in types]
-
-
 def rotary(settings: Settings, theta: float, share: float = 1.0) -> tuple[float, float]:
-    """Base and share of rotary positions, from rope_parameters or the settings that versions before 5 wrote.
+    """Base and share of rotary positions; `theta` and `share` are for what is not given.
 
-    `theta` and `share` are for what is not given.
+    They are in rope_parameters, or where versions before 5 wrote them. UserError if the positions are scaled.
     """
-    given = settings.get("rope_parameters") or {}
-    for key, value in {**given, "rope_scaling": settings.get("rope_scaling")}.items():
-        known = {"rope_type": "default", "type": "default", "rope_scaling": None, "mrope_interleaved": value}
-        known |= {"rope_theta": value, "partial_rotary_factor": value, "mrope_section": value}
-        if key not in known or value != known[key]:
+    given = {**(settings["rope_scaling"] or {}), **(settings["rope_parameters"] or {})}
+    for key, value in given.items():
+        if key not in ROTARY and (key, value) not in (("rope_type", "default"), ("type", "default")):
             raise UserError(f"{WHERE} has rotary positions with {key}={value}, which are not supported")
-    base = given.get("rope_theta", settings.get("rope_theta"))
-    part = given.get("partial_rotary_factor", settings.get("partial_rotary_factor"))
+    base, part = (given.get(key, settings.get(key)) for key in ("rope_theta", "partial_rotary_factor"))
     return float(theta if base is None else base), float(share if part is None else part)
 
 

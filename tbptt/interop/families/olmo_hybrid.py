@@ -13,23 +13,13 @@ import torch
 from torch import Tensor
 
 from tbptt.errors import UserError
-from tbptt.interop.families.family import (
-    WHERE,
-    Family,
-    Settings,
-    convolution,
-    ends,
-    feed_forward,
-    layer_types,
-    mixer,
-    rotary,
-)
+from tbptt.interop.families import delta_hybrid
+from tbptt.interop.families.family import WHERE, Family, Settings, convolution, ends, feed_forward, mixer, rotary
 from tbptt.interop.layout import Layout, one_each
 from tbptt.models.mixers import AttentionConfig, GatedDeltaConfig
 from tbptt.models.mixers.attention import QueryKeyNorm
 from tbptt.models.stack import StackConfig
 
-MIXERS = {"linear_attention": "gated_delta", "full_attention": "attention"}
 LINEAR = {
     "query.weight": "q_proj.weight", "key.weight": "k_proj.weight", "value.weight": "v_proj.weight",
     "decay.weight": "a_proj.weight", "beta.weight": "b_proj.weight", "gate.weight": "g_proj.weight",
@@ -39,8 +29,7 @@ ATTENTION = {
     "query.weight": "q_proj.weight", "key.weight": "k_proj.weight", "value.weight": "v_proj.weight",
     "output.weight": "o_proj.weight", "query_norm_weight": "q_norm.weight", "key_norm_weight": "k_norm.weight",
 }  # fmt: skip
-BEFORE = {"mixer_norm.weight": "input_layernorm.weight", "feed_forward_norm.weight": "post_attention_layernorm.weight"}
-AFTER = {
+NORMS_AFTER = {
     "mixer_norm.weight": "post_attention_layernorm.weight",
     "feed_forward_norm.weight": "post_feedforward_layernorm.weight",
 }
@@ -59,13 +48,12 @@ def config(settings: Settings) -> StackConfig:
             "no rotary positions, else their base"
         )
     base, _ = rotary({**s, "rope_theta": theta}, AttentionConfig.rotary_base)
-    every_fourth = ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(s["num_hidden_layers"])]
     key_heads = s["linear_num_key_heads"] or heads
     d_key = s["linear_key_head_dim"] or int(0.75 * s["hidden_size"] / key_heads)
     return StackConfig(
         n_layer=s["num_hidden_layers"],
         d_model=s["hidden_size"],
-        layers=layer_types(s, MIXERS, every_fourth),
+        layers=delta_hybrid.layers(s, period=4),
         d_inner=s["intermediate_size"],
         norm_eps=s["rms_norm_eps"],
         norm_after=["attention"],
@@ -93,27 +81,10 @@ def config(settings: Settings) -> StackConfig:
 
 
 def settings(config: StackConfig) -> dict[str, Any]:
-    linear, attention = config.gated_delta, config.attention
-    words = {name: word for word, name in MIXERS.items()}
-    return {
-        "num_hidden_layers": config.n_layer,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_inner,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_weight,
-        "layer_types": [words[each.NAME] for each in config.mixers()],
-        "linear_num_key_heads": linear.n_head,
-        "linear_num_value_heads": linear.value_heads,
-        "linear_key_head_dim": linear.d_key,
-        "linear_value_head_dim": linear.d_value,
-        "linear_conv_kernel_dim": linear.conv_width,
-        "linear_allow_neg_eigval": linear.negative_eigenvalues,
-        "num_attention_heads": attention.n_head,
-        "num_key_value_heads": attention.kv_heads,
-        "rope_parameters": {
-            "rope_theta": attention.rotary_base if attention.rotary_share else None,
-            "rope_type": "default",
-        },
+    theta = config.attention.rotary_base if config.attention.rotary_share else None
+    return delta_hybrid.shared_settings(config) | {
+        "linear_allow_neg_eigval": config.gated_delta.negative_eigenvalues,
+        "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
     }
 
 
@@ -127,10 +98,10 @@ def layout(config: StackConfig) -> Layout:
         there = f"model.layers.{i}."
         if isinstance(each, GatedDeltaConfig):
             layout |= mixer(mixer_layout(each), i, f"{there}linear_attn.")
-            layout |= one_each(BEFORE, f"layers.{i}.", there)
+            layout |= one_each(delta_hybrid.NORMS, f"layers.{i}.", there)
         else:
             layout |= mixer(one_each(ATTENTION), i, f"{there}self_attn.")
-            layout |= one_each(AFTER, f"layers.{i}.", there)
+            layout |= one_each(NORMS_AFTER, f"layers.{i}.", there)
         layout |= feed_forward(i, f"{there}mlp.")
     return layout
 
@@ -170,7 +141,7 @@ def saved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 FAMILY = Family(
     model_type="olmo_hybrid",
     architecture="OlmoHybridForCausalLM",
-    mixers=frozenset(MIXERS.values()),
+    mixers=frozenset(delta_hybrid.MIXERS.values()),
     defaults={
         "vocab_size": 100352, "hidden_size": 3840, "intermediate_size": 11008, "num_hidden_layers": 32,
         "num_attention_heads": 30, "num_key_value_heads": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,

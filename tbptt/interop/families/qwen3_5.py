@@ -44,7 +44,7 @@ def loaded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 FAMILY = Family(
     model_type="qwen3_5_text",
     architecture="Qwen3_5ForCausalLM",
-    mixers=frozenset(qwen3_next.MIXERS.values()),
+    mixers=qwen3_next.FAMILY.mixers,
     defaults={
         **{key: value for key, value in qwen3_next.FAMILY.defaults.items() if key not in DENSE},
         "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32,

@@ -6,24 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from tbptt.errors import UserError
-from tbptt.interop.families.family import (
-    WHERE,
-    Family,
-    Settings,
-    convolution,
-    ends,
-    feed_forward,
-    layer_types,
-    mixer,
-    rotary,
-)
+from tbptt.interop.families import delta_hybrid
+from tbptt.interop.families.family import WHERE, Family, Settings, convolution, ends, feed_forward, mixer, rotary
 from tbptt.interop.layout import Layout, Stored, one_each
 from tbptt.models.mixers import AttentionConfig, GatedDeltaConfig
 from tbptt.models.mixers.attention import QueryKeyNorm
 from tbptt.models.norms import Norm
 from tbptt.models.stack import StackConfig
 
-MIXERS = {"linear_attention": "gated_delta", "full_attention": "attention"}
 ROTARY = {"theta": 10_000.0, "share": 0.25}
 LINEAR = {
     "output.weight": "out_proj.weight", "A_log_G": "A_log", "dt_bias_G": "dt_bias", "norm_weight_V": "norm.weight",
@@ -32,15 +22,13 @@ ATTENTION = {
     "key.weight": "k_proj.weight", "value.weight": "v_proj.weight", "output.weight": "o_proj.weight",
     "query_norm_weight": "q_norm.weight", "key_norm_weight": "k_norm.weight",
 }  # fmt: skip
-NORMS = {"mixer_norm.weight": "input_layernorm.weight", "feed_forward_norm.weight": "post_attention_layernorm.weight"}
 
 
 def config(settings: Settings) -> StackConfig:
     s = settings
-    layers, period = s["num_hidden_layers"], s["full_attention_interval"]
     experts = [
         i
-        for i in range(layers)
+        for i in range(s["num_hidden_layers"])
         if s["num_experts"] and (i + 1) % s["decoder_sparse_step"] == 0 and i not in (s["mlp_only_layers"] or [])
     ]
     if experts:
@@ -48,12 +36,11 @@ def config(settings: Settings) -> StackConfig:
             f"{WHERE} has a mixture of num_experts={s['num_experts']} experts in layer {experts[0]}, which is not "
             "supported: only dense feed-forward layers are (mlp_only_layers)"
         )
-    periodic = ["linear_attention" if (i + 1) % period else "full_attention" for i in range(layers)]
     base, share = rotary(s, **ROTARY)
     return StackConfig(
-        n_layer=layers,
+        n_layer=s["num_hidden_layers"],
         d_model=s["hidden_size"],
-        layers=layer_types(s, MIXERS, periodic),
+        layers=delta_hybrid.layers(s, s["full_attention_interval"]),
         d_inner=s["intermediate_size"],
         norm=Norm.rms_plus_one,
         norm_eps=s["rms_norm_eps"],
@@ -81,23 +68,9 @@ def config(settings: Settings) -> StackConfig:
 
 
 def settings(config: StackConfig) -> dict[str, Any]:
-    linear, attention = config.gated_delta, config.attention
-    words = {name: word for word, name in MIXERS.items()}
-    return {
-        "num_hidden_layers": config.n_layer,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_inner,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_weight,
-        "layer_types": [words[each.NAME] for each in config.mixers()],
+    attention = config.attention
+    return delta_hybrid.shared_settings(config) | {
         "mlp_only_layers": list(range(config.n_layer)),
-        "linear_num_key_heads": linear.n_head,
-        "linear_num_value_heads": linear.value_heads,
-        "linear_key_head_dim": linear.d_key,
-        "linear_value_head_dim": linear.d_value,
-        "linear_conv_kernel_dim": linear.conv_width,
-        "num_attention_heads": attention.n_head,
-        "num_key_value_heads": attention.kv_heads,
         "head_dim": attention.d_head,
         "rope_parameters": {
             "rope_theta": attention.rotary_base,
@@ -129,14 +102,14 @@ def layout(config: StackConfig, linear: Callable[[GatedDeltaConfig], Layout] = m
         else:
             assert isinstance(each, AttentionConfig)
             layout |= mixer(attention_layout(each), i, f"{there}self_attn.")
-        layout |= one_each(NORMS, f"layers.{i}.", there) | feed_forward(i, f"{there}mlp.")
+        layout |= one_each(delta_hybrid.NORMS, f"layers.{i}.", there) | feed_forward(i, f"{there}mlp.")
     return layout
 
 
 FAMILY = Family(
     model_type="qwen3_next",
     architecture="Qwen3NextForCausalLM",
-    mixers=frozenset(MIXERS.values()),
+    mixers=frozenset(delta_hybrid.MIXERS.values()),
     defaults={
         "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 48,
         "num_attention_heads": 16, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
