@@ -1,6 +1,7 @@
 """Directories of pretrained models as they are published: in shards, in bfloat16, with a tokenizer."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tbptt.data.config import Level
 from tbptt.data.language import load_language
 from tbptt.errors import UserError
 from tbptt.interop import hf
+from tbptt.interop.families import FAMILIES
+from tbptt.interop.families.family import read_settings
 from tbptt.interop.importing import read
 from tbptt.models.stack import StackConfig
 from tbptt.tasks.import_model import write
@@ -146,3 +149,36 @@ def test_a_tokenizer_with_a_gap_in_its_ids_is_refused(tmp_path):
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match="no entry for the id 25"):
         read(imported_from("hf", folder_of("mamba2"), vocabulary=str(path)))
+
+
+# The config.json of Mamba-Codestral-7B.
+CODESTRAL = {
+    "_name_or_path": "codestral-hf", "architectures": ["Mamba2ForCausalLM"], "bos_token_id": 0, "chunk_size": 256,
+    "conv_kernel": 4, "eos_token_id": 0, "expand": 2, "head_dim": 64, "hidden_act": "silu", "hidden_size": 4096,
+    "initializer_range": 0.1, "intermediate_size": 8192, "layer_norm_epsilon": 1e-05, "model_type": "mamba2",
+    "n_groups": 8, "norm_before_gate": True, "num_heads": 128, "num_hidden_layers": 64, "pad_token_id": 0,
+    "rescale_prenorm_residual": False, "residual_in_fp32": True, "rms_norm": True, "state_size": 128,
+    "tie_word_embeddings": False, "time_step_floor": 0.0001, "time_step_init_scheme": "random",
+    "time_step_limit": [0.0, math.inf], "time_step_max": 0.1, "time_step_min": 0.001, "time_step_rank": 256,
+    "time_step_scale": 1.0, "torch_dtype": "bfloat16", "transformers_version": "4.44.0.dev0", "use_bias": False,
+    "use_cache": True, "use_conv_bias": True, "vocab_size": 32768,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "model_type, given, parameters",
+    [
+        ("mamba2", CODESTRAL, 7_285_403_648),
+        ("mamba2", {}, 7_285_403_648),
+        ("xlstm", {}, 6_865_424_896),
+        ("recurrent_gemma", {"num_key_value_heads": 1, "intermediate_size": 15_360, "head_dim": 256}, 2_682_862_080),
+    ],
+)
+def test_settings_as_published_give_models_of_the_published_size(model_type, given, parameters):
+    """What config.json omits has transformers' values, which are those of the published models."""
+    family = FAMILIES[model_type]
+    settings = read_settings(family, given)
+    config = family.config(settings)
+    with torch.device("meta"):
+        model = config.build(settings["vocab_size"])
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
