@@ -41,11 +41,7 @@ class ForeignStack:
 
 def read(folder: Path, family: Family, given: Settings) -> ForeignStack:
     """Read a directory with this config.json. UserError if a file is missing or damaged, or a setting not supported."""
-    settings = read_settings(family, given)
-    n_token = settings["vocab_size"]
-    if n_token < 1:
-        raise UserError(f"{WHERE} has vocab_size={n_token}, which must be 1 or more")
-    config = _config(family, settings)
+    config, n_token = _config(family, given)
     notes = []
     if "attention" in config.layers and config.attention.window is None:
         notes.append(
@@ -61,18 +57,21 @@ def read(folder: Path, family: Family, given: Settings) -> ForeignStack:
     return ForeignStack(family, config, n_token, family.loaded(weights), *find_language(folder), notes)
 
 
-def _config(family: Family, settings: Settings) -> StackConfig:
-    """UserError if the settings are at odds with each other, or of other types than they should be."""
+def _config(family: Family, given: Settings) -> tuple[StackConfig, int]:
+    """The configuration and the vocabulary size. UserError for settings that are not supported or contradict others."""
     problem = f"the settings in {WHERE} describe no {family.model_type} model"
     try:
-        config = family.config(settings)
+        settings = read_settings(family, given)
+        config, n_token = family.config(settings), settings["vocab_size"]
+        if n_token < 1:
+            raise UserError(f"{WHERE} has vocab_size={n_token}, which must be 1 or more")
         try:
-            config.check(settings["vocab_size"])
+            config.check(n_token)
         except UserError as error:
             raise UserError(f"{problem}: {str(error).replace('model.', '')}") from error
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         raise UserError(f"{problem} ({error})") from error
-    return config
+    return config, n_token
 
 
 @torch.no_grad()

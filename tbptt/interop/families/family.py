@@ -55,7 +55,9 @@ def read_settings(family: Family, given: Settings) -> dict[str, Any]:
                 raise UserError(f"{WHERE} has {key}={value}, which must be {family.fixed[key]}")
         elif key in family.defaults:
             _check_type(key, value, family.defaults[key])
-        elif key not in family.ignored | COMMON and key[0] != "_" and value not in (None, False):  # what is off is not
+        elif (
+            key not in family.ignored | COMMON and not key.startswith("_") and value not in (None, False)
+        ):  # what is off is not
             raise UserError(f"{WHERE} has {key}={value}, a setting that is not known of {family.model_type} models")
     return dict(family.defaults) | {key: value for key, value in given.items() if key in family.defaults}
 
@@ -68,22 +70,25 @@ def _plain(value: Any) -> Any:
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:
-    kinds = {bool: (bool,), int: (int,), float: (int, float)}.get(type(default))
-    if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-        raise UserError(f"{WHERE} has {key}={value!r}, which must be a value such as {default}")
+    """UserError for a value of another type than the default; where that is None, for text and fractions."""
+    kinds = {bool: (bool,), int: (int,), float: (int, float), type(None): (int, list, dict, type(None))}
+    fitting = kinds.get(type(default), (object,))
+    if not isinstance(value, fitting) or (isinstance(value, bool) and type(default) is not bool):
+        problem = "is not supported" if default is None else f"must be a value such as {default}"
+        raise UserError(f"{WHERE} has {key}={value!r}, which {problem}")
 
 
-def rotary(settings: Settings, theta: float, share: float = 1.0) -> tuple[float, float]:
-    """Base and share of rotary positions; `theta` and `share` are for what is not given.
+def rotary(settings: Settings) -> tuple[float, float]:
+    """Base and share of rotary positions: those of rope_parameters, else of the settings that versions before 5 wrote.
 
-    They are in rope_parameters, or where versions before 5 wrote them. UserError if the positions are scaled.
+    UserError if the positions are scaled.
     """
     given = {**(settings["rope_scaling"] or {}), **(settings["rope_parameters"] or {})}
     for key, value in given.items():
         if key not in ROTARY and (key, value) not in (("rope_type", "default"), ("type", "default")):
             raise UserError(f"{WHERE} has rotary positions with {key}={value}, which are not supported")
-    base, part = (given.get(key, settings.get(key)) for key in ("rope_theta", "partial_rotary_factor"))
-    return float(theta if base is None else base), float(share if part is None else part)
+    known = {**settings, **given}
+    return float(known["rope_theta"]), float(known["partial_rotary_factor"])
 
 
 def ends(config: StackConfig, embedding: str, final_norm: str) -> Layout:

@@ -47,7 +47,7 @@ def config(settings: Settings) -> StackConfig:
             f"{WHERE} has no rope_theta, which versions of transformers understand in different ways: write null for "
             "no rotary positions, else their base"
         )
-    base, _ = rotary({**s, "rope_theta": theta}, AttentionConfig.rotary_base)
+    base, share = (AttentionConfig.rotary_base, 0.0) if theta is None else rotary(s)
     key_heads = s["linear_num_key_heads"] or heads
     d_key = s["linear_key_head_dim"] or int(0.75 * s["hidden_size"] / key_heads)
     return StackConfig(
@@ -72,7 +72,7 @@ def config(settings: Settings) -> StackConfig:
             n_kv_head=s["num_key_value_heads"] or heads,
             d_head=s["hidden_size"] // heads,
             window=None,
-            rotary_share=0.0 if theta is None else 1.0,
+            rotary_share=share,
             rotary_base=base,
             qk_norm=QueryKeyNorm.all,
             norm_eps=s["rms_norm_eps"],
@@ -148,6 +148,7 @@ FAMILY = Family(
         "layer_types": None, "linear_num_key_heads": None, "linear_num_value_heads": None, "linear_key_head_dim": None,
         "linear_value_head_dim": None, "linear_conv_kernel_dim": 4, "linear_allow_neg_eigval": True,
         "rope_parameters": None, "rope_theta": UNSTATED, "rope_scaling": None,
+        "partial_rotary_factor": 1.0,
     },
     fixed={"hidden_act": "silu", "attention_bias": False, "attention_dropout": 0.0},
     ignored=frozenset({

@@ -14,7 +14,6 @@ from tbptt.models.mixers.attention import QueryKeyNorm
 from tbptt.models.norms import Norm
 from tbptt.models.stack import StackConfig
 
-ROTARY = {"theta": 10_000.0, "share": 0.25}
 LINEAR = {
     "output.weight": "out_proj.weight", "A_log_G": "A_log", "dt_bias_G": "dt_bias", "norm_weight_V": "norm.weight",
 }  # fmt: skip
@@ -36,7 +35,7 @@ def config(settings: Settings) -> StackConfig:
             f"{WHERE} has a mixture of num_experts={s['num_experts']} experts in layer {experts[0]}, which is not "
             "supported: only dense feed-forward layers are (mlp_only_layers)"
         )
-    base, share = rotary(s, **ROTARY)
+    base, share = rotary(s)
     return StackConfig(
         n_layer=s["num_hidden_layers"],
         d_model=s["hidden_size"],
@@ -116,7 +115,7 @@ FAMILY = Family(
         "head_dim": 256, "layer_types": None, "full_attention_interval": 4, "linear_conv_kernel_dim": 4,
         "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16,
         "linear_num_value_heads": 32, "mlp_only_layers": None, "num_experts": 512, "decoder_sparse_step": 1,
-        "rope_parameters": None, "rope_theta": None, "rope_scaling": None, "partial_rotary_factor": None,
+        "rope_parameters": None, "rope_theta": 10_000.0, "rope_scaling": None, "partial_rotary_factor": 0.25,
     },
     fixed={"hidden_act": "silu", "attention_bias": False, "attention_dropout": 0.0},
     left_out=("mtp.",),

@@ -30,14 +30,13 @@ ATTENTION = {
     "output.weight": "o_proj.weight", "output.bias": "o_proj.bias",
 }  # fmt: skip
 NORMS = {"mixer_norm.weight": "temporal_pre_norm.weight", "feed_forward_norm.weight": "channel_pre_norm.weight"}
-ROTARY = {"theta": 10_000.0, "share": 0.5}
 
 
 def config(settings: Settings) -> StackConfig:
     s, heads = settings, settings["num_attention_heads"]
     if unknown := [each for each in s["block_types"] if each not in MIXERS]:
         raise UserError(f"{WHERE} has block_types={unknown[0]}, which must be {' or '.join(MIXERS)}")
-    base, share = rotary(s, **ROTARY)
+    base, share = rotary(s)
     return StackConfig(
         n_layer=s["num_hidden_layers"],
         d_model=s["hidden_size"],
@@ -119,8 +118,8 @@ FAMILY = Family(
         "vocab_size": 256000, "hidden_size": 2560, "intermediate_size": 7680, "num_hidden_layers": 26,
         "num_attention_heads": 10, "num_key_value_heads": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
         "lru_width": None, "attention_window_size": 2048, "conv1d_width": 4, "logits_soft_cap": 30.0,
-        "block_types": ["recurrent", "recurrent", "attention"], "rope_parameters": None, "rope_theta": None,
-        "rope_scaling": None, "partial_rotary_factor": None,
+        "block_types": ["recurrent", "recurrent", "attention"], "rope_parameters": None, "rope_theta": 10_000.0,
+        "rope_scaling": None, "partial_rotary_factor": 0.5,
     },
     fixed={
         "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attention_dropout": 0.0,

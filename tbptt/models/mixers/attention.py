@@ -51,6 +51,8 @@ class AttentionConfig(MixerConfig):
         self.check_divides("kv_heads", "n_head")
         if self.window is not None and self.window < 1:
             raise UserError(f"model.attention.window={self.window} must be 1 or more, or null for all tokens")
+        if self.rotary_base <= 0:
+            raise UserError(f"model.attention.rotary_base={self.rotary_base} must be positive")
         if not 0 <= self.rotary_share <= 1 or int(self.rotary_share * self.d_head) % 2:
             raise UserError(
                 f"model.attention.rotary_share={self.rotary_share} must be between 0 and 1 and make an even number of "
