@@ -23,14 +23,7 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if config.vocabulary is not None:
-        text = reading.read_users_text(Path(config.vocabulary).expanduser(), f"data.vocabulary={config.vocabulary}")
-        try:
-            tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"data.vocabulary={config.vocabulary} is not a valid tokenizer.json: {error}") from error
-        tokenizer.no_truncation()  # a tokenizer.json may have these settings
-        tokenizer.no_padding()
-        return tokenizer
+        return read_tokenizer(Path(config.vocabulary).expanduser(), f"data.vocabulary={config.vocabulary}")
     tokenizer = Tokenizer(models.BPE())
     if config.lower:
         tokenizer.normalizer = normalizers.Lowercase()
@@ -39,6 +32,20 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=config.bpe_size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator((read_text(source).splitlines(keepends=True) for source in train), trainer)
+    return tokenizer
+
+
+def read_tokenizer(path: Path, name: str) -> Any:
+    """Read a user's tokenizer.json. UserError, with `name` for the file, if it is not one."""
+    from tokenizers import Tokenizer
+
+    text = reading.read_users_text(path, name)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{name} is not a valid tokenizer.json: {error}") from error
+    tokenizer.no_truncation()  # a tokenizer.json may have these settings
+    tokenizer.no_padding()
     return tokenizer
 
 

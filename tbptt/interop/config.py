@@ -27,7 +27,9 @@ class ImportConfig:
     format: ImportFormat | None = None  # the system that wrote the checkpoint
     path: str | None = None  # the checkpoint file; with hf, the directory that save_pretrained wrote
     config: str | None = None  # original: log.txt of train.py, or JSON of the constructor arguments, if not with it
-    vocabulary: str | None = None  # dict.txt, vocab.txt, vocab.pkl, vocab.bin, cache.pt or vocabulary.json
+    vocabulary: str | None = (
+        None  # dict.txt, vocab.txt, vocab.pkl, vocab.bin, cache.pt, vocabulary.json or tokenizer.json
+    )
 
     def check(self) -> None:
         if self.format is None or self.path is None:

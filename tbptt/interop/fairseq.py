@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tbptt.data.fairseq import read_dictionary
 from tbptt.errors import UserError
-from tbptt.interop import hf
+from tbptt.interop import transfo_xl
 from tbptt.interop.foreign import ForeignAdam, ForeignModel, as_state_dict, cutoffs_of
 from tbptt.interop.pickles import Placeholder, load_torch, plain
 
@@ -23,7 +23,7 @@ CONTEXT = ("mem_len", "clamp_len", "same_length", "dropout", "dropatt")
 
 
 def into_original(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return hf.into_original({name.removeprefix(PREFIX): value for name, value in values.items()})
+    return transfo_xl.into_original({name.removeprefix(PREFIX): value for name, value in values.items()})
 
 
 def read(path: Path, vocabulary: Path | None) -> ForeignModel:

@@ -44,6 +44,7 @@ class ForeignModel:
     step: int = 0  # updates made
     adam: ForeignAdam | None = None  # None: it was trained with another optimizer, or the file does not say
     notes: list[str] = field(default_factory=list)  # what is computed differently, and what is not imported
+    tokenizer: Path | None = None  # a tokenizer.json, whose entries are then the vocabulary
 
 
 def read_json(path: Path, key: str) -> dict[str, Any]:

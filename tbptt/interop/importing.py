@@ -8,27 +8,36 @@ from typing import Any
 
 import torch
 
+from tbptt.data import language, subwords
+from tbptt.data.config import Level
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
-from tbptt.interop import adam, fairseq, hf, nvidia, original, original_files
+from tbptt.interop import adam, fairseq, hf, nvidia, original, original_files, stacks, transfo_xl
 from tbptt.interop.config import ImportConfig, ImportFormat
 from tbptt.interop.foreign import ForeignModel, read_vocabulary
+from tbptt.interop.stacks import ForeignStack
+from tbptt.interop.tokenizer import read_tokenizer
+from tbptt.models.stack import Stack, StackConfig
 from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
 
-VOCABULARIES = ("dict.txt", "cache.pt", *hf.VOCABULARIES)  # the names that the systems give to their vocabularies
+# The names that the systems, and task=export, give to their vocabularies.
+VOCABULARIES = ("dict.txt", "cache.pt", *transfo_xl.VOCABULARIES, language.FILE, subwords.FILE)
+ROUNDED = (torch.float16, torch.bfloat16)
 
 
 @dataclass
 class Imported:
     """A converted model, and what else the checkpoint held."""
 
-    model: TransformerXL
-    config: TransformerXLConfig
+    model: TransformerXL | Stack
+    config: TransformerXLConfig | StackConfig
     vocabulary: Vocabulary | None
+    tokenizer: Any  # of a vocabulary of subwords
     step: int
     adam: dict[str, Any] | None  # {"state": ...} as in the state dict of an Adam over the model's parameters
     optimizer: list[str]  # the overrides that give our optimizer the settings of its optimizer, as far as known
     notes: list[str]
+    model_type: str | None = None  # of transformers' recurrent and hybrid models
 
 
 def read(config: ImportConfig) -> Imported:
@@ -36,6 +45,7 @@ def read(config: ImportConfig) -> Imported:
     assert config.path is not None
     path = Path(config.path).expanduser()
     vocabulary = None if config.vocabulary is None else _vocabulary_file(config.vocabulary)
+    foreign: ForeignModel | ForeignStack
     if config.format is ImportFormat.hf:
         foreign = hf.read(path)
     elif not path.is_file():
@@ -47,8 +57,16 @@ def read(config: ImportConfig) -> Imported:
     else:
         foreign = nvidia.read(path)
     if vocabulary is not None and config.format is not ImportFormat.fairseq:
-        foreign.vocabulary = read_vocabulary(vocabulary)
-    return _convert(foreign)
+        is_tokenizer = vocabulary.name == subwords.FILE
+        foreign.tokenizer = vocabulary if is_tokenizer else None
+        foreign.vocabulary = None if is_tokenizer else read_vocabulary(vocabulary)
+    if nonfinite := [name for name, value in foreign.weights.items() if not value.isfinite().all()]:
+        raise UserError(f"the weights are damaged: {', '.join(nonfinite[:3])} hold numbers that are not finite")
+    rounded = {str(value.dtype).removeprefix("torch.") for value in foreign.weights.values() if value.dtype in ROUNDED}
+    if rounded:
+        stored = " and ".join(sorted(rounded))
+        foreign.notes.append(f"its weights were stored in {stored}: the lost precision cannot be restored")
+    return _stack(foreign) if isinstance(foreign, ForeignStack) else _transformer_xl(foreign)
 
 
 def _vocabulary_file(name: str) -> Path:
@@ -61,23 +79,35 @@ def _vocabulary_file(name: str) -> Path:
     return path
 
 
-def _convert(foreign: ForeignModel) -> Imported:
-    vocabulary, n_token = foreign.vocabulary, foreign.arguments["n_token"]
-    if type(n_token) is not int or n_token < 1:
-        raise UserError(f"n_token={n_token}, the size of the model's vocabulary, must be a positive whole number")
+def _stack(foreign: ForeignStack) -> Imported:
+    vocabulary, tokenizer = _language(foreign, foreign.n_token)
+    model, model_type = stacks.model(foreign), foreign.family.model_type
+    return Imported(model, foreign.config, vocabulary, tokenizer, 0, None, [], foreign.notes, model_type)
+
+
+def _language(foreign: ForeignModel | ForeignStack, n_token: int) -> tuple[Vocabulary | None, Any]:
+    """The vocabulary, and at level bpe its tokenizer. UserError if it is not that of a model with `n_token` entries."""
+    vocabulary = foreign.vocabulary
+    if foreign.tokenizer is not None and (vocabulary is None or vocabulary.level is Level.bpe):
+        tokenizer, vocabulary = read_tokenizer(foreign.tokenizer, n_token)
+        return vocabulary, tokenizer
     if vocabulary is not None and len(vocabulary) != n_token:
         raise UserError(
             f"the vocabulary has {len(vocabulary):,} words but the model {n_token:,} entries: give the vocabulary that "
             "the model was trained with as import.vocabulary=FILE"
         )
-    if nonfinite := [name for name, value in foreign.weights.items() if not value.isfinite().all()]:
-        raise UserError(f"the weights are damaged: {', '.join(nonfinite[:3])} hold numbers that are not finite")
+    return vocabulary, None
+
+
+def _transformer_xl(foreign: ForeignModel) -> Imported:
+    n_token = foreign.arguments["n_token"]
+    if type(n_token) is not int or n_token < 1:
+        raise UserError(f"n_token={n_token}, the size of the model's vocabulary, must be a positive whole number")
+    vocabulary, tokenizer = _language(foreign, n_token)
     config = original.model_config(foreign.arguments)
     model = _build(config, n_token)
     original.load(model, foreign.into_original(foreign.weights))
     notes = list(foreign.notes)
-    if any(value.dtype is torch.float16 for value in foreign.weights.values()):
-        notes.append("its weights were stored in float16: the lost precision cannot be restored")
     state, optimizer = None, list[str]()
     if foreign.adam is not None:
         optimizer, descriptions = adam.settings(foreign.adam)
@@ -86,7 +116,7 @@ def _convert(foreign: ForeignModel) -> Imported:
             state, descriptions = adam.convert(model, foreign)
             notes += descriptions
     step = foreign.step or (adam.last_step(foreign.adam) if foreign.adam else 0)  # the original stores it only there
-    return Imported(model, config, vocabulary, step, state, optimizer, notes)
+    return Imported(model, config, vocabulary, tokenizer, step, state, optimizer, notes)
 
 
 def _build(config: TransformerXLConfig, n_token: int) -> TransformerXL:

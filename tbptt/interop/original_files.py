@@ -13,7 +13,7 @@ import torch
 
 from tbptt.errors import UserError
 from tbptt.interop.foreign import WHOLE, ForeignAdam, ForeignModel, as_state_dict, read_json
-from tbptt.interop.hf import read_safetensors
+from tbptt.interop.hf_files import read_safetensors
 from tbptt.interop.original import FIXED, OPTIONS
 from tbptt.interop.pickled_modules import LOG, OPTIMIZER
 from tbptt.interop.pickles import load_torch, plain

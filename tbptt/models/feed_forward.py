@@ -1,4 +1,4 @@
-"""The feed-forward layers of a stack, plain or gated, without biases.
+"""The feed-forward layers of a stack, plain or gated.
 
 Shapes: B lanes, T tokens of the segment, D model size, I hidden units.
 """
@@ -20,12 +20,12 @@ class FeedForwardKind(Enum):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, d_model: int, d_inner: int, kind: FeedForwardKind):
+    def __init__(self, d_model: int, d_inner: int, kind: FeedForwardKind, bias: bool = False):
         super().__init__()
         self.kind, self.gated = kind, kind in (FeedForwardKind.swiglu, FeedForwardKind.geglu)
-        self.inner = nn.Linear(d_model, d_inner, bias=False)
-        self.gate = nn.Linear(d_model, d_inner, bias=False) if self.gated else None
-        self.outer = nn.Linear(d_inner, d_model, bias=False)
+        self.inner = nn.Linear(d_model, d_inner, bias)
+        self.gate = nn.Linear(d_model, d_inner, bias) if self.gated else None
+        self.outer = nn.Linear(d_inner, d_model, bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         h_BTI = self.inner(x_BTD)

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, ClassVar
 
 import torch
@@ -35,16 +34,12 @@ from tbptt.models.mixers import (
 )
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.kernels import Kernels, fused_obstacle
+from tbptt.models.norms import Norm, make_norm
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.vocabulary.clusters import ClusteredIds
 
 log = logging.getLogger(__name__)
-
-
-class Norm(Enum):
-    rms = "rms"
-    layer = "layer"
 
 
 @dataclass
@@ -55,14 +50,19 @@ class StackConfig(ModelConfig):
     layers: list[str] = field(default_factory=lambda: ["gated_delta"])  # names of mixers, repeated up to n_layer
     feed_forward: FeedForwardKind = FeedForwardKind.swiglu
     d_inner: int = 256  # hidden units of the feed-forward layers
+    feed_forward_bias: bool = False
     norm: Norm = Norm.rms
     norm_eps: float = 1e-5
+    norm_after: list[str] = field(
+        default_factory=list
+    )  # mixers whose layers normalise what they add, not what they read
     d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
     div_val: int = 1  # the embedding size is divided by this from cluster to cluster
     cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
     tie_weight: bool = True  # softmax and embedding share their tables
     tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all
     scale_embedding: bool = False  # embeddings times sqrt(d_model)
+    embedding_scale: float | None = None  # with scale_embedding, the factor in place of sqrt(d_model)
     softmax_bias: bool = False
     logit_cap: float | None = None  # a soft limit of the logits
     dropout: float = 0.0  # on embeddings, on what layers add, and on the last layer's output
@@ -94,6 +94,10 @@ class StackConfig(ModelConfig):
             raise UserError(
                 f"model.layers={list(self.layers)} must be a list of mixers, each one of {', '.join(known)}"
             )
+        if self.embedding_scale is not None and not self.scale_embedding:
+            raise UserError(f"model.embedding_scale={self.embedding_scale} is only for model.scale_embedding=true")
+        if unused := [name for name in self.norm_after if name not in self.layers]:
+            raise UserError(f"model.norm_after={unused} must be mixers of model.layers={list(self.layers)}")
         if self.logit_cap is not None and self.logit_cap <= 0:
             raise UserError(f"model.logit_cap={self.logit_cap} must be a positive number, or null for no limit")
         for mixer in self.mixers():
@@ -127,31 +131,29 @@ class StackConfig(ModelConfig):
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + feed_forward(norm(x)) where there is one."""
+    """x + mixer(norm(x)), then x + feed_forward(norm(x)) where there is one; with norm_after, x + norm(mixer(x))."""
 
     def __init__(self, config: StackConfig, layer: int):
         super().__init__()
         c, mixer = config, config.mixers()[layer]
-        self.mixer_norm = make_norm(c)
+        self.norm_after = mixer.NAME in c.norm_after
+        self.mixer_norm = make_norm(c.norm, c.d_model, c.norm_eps)
         self.mixer = mixer.build(c.d_model, layer, c.n_layer)
         self.mixer.kernels, self.mixer.kernel_sizes = c.kernels, mixer.kernel_sizes()
         self.feed_forward: FeedForward | None = None
         if c.feed_forward is not FeedForwardKind.none:
-            self.feed_forward_norm = make_norm(c)
-            self.feed_forward = FeedForward(c.d_model, c.d_inner, c.feed_forward)
+            self.feed_forward_norm = make_norm(c.norm, c.d_model, c.norm_eps)
+            self.feed_forward = FeedForward(c.d_model, c.d_inner, c.feed_forward, c.feed_forward_bias)
         self.drop = Dropout(c.dropout)
 
     def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
-        y_BTD, state = self.mixer(self.mixer_norm(x_BTD), state)
-        x_BTD = x_BTD + self.drop(y_BTD)
+        y_BTD, state = self.mixer(x_BTD if self.norm_after else self.mixer_norm(x_BTD), state)
+        x_BTD = x_BTD + self.drop(self.mixer_norm(y_BTD) if self.norm_after else y_BTD)
         if self.feed_forward is not None:
-            x_BTD = x_BTD + self.drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
+            norm = self.feed_forward_norm
+            y_BTD = norm(self.feed_forward(x_BTD)) if self.norm_after else self.feed_forward(norm(x_BTD))
+            x_BTD = x_BTD + self.drop(y_BTD)
         return x_BTD, state
-
-
-def make_norm(config: StackConfig) -> nn.Module:
-    kind = nn.RMSNorm if config.norm is Norm.rms else nn.LayerNorm
-    return kind(config.d_model, eps=config.norm_eps)
 
 
 class Stack(RecurrentModel):
@@ -166,8 +168,10 @@ class Stack(RecurrentModel):
         self.embedding = AdaptiveEmbedding(
             vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val, c.scale_embedding
         )
+        if c.embedding_scale is not None:
+            self.embedding.scale = c.embedding_scale
         self.layers = nn.ModuleList(Block(c, layer) for layer in range(c.n_layer))
-        self.final_norm = make_norm(c)
+        self.final_norm = make_norm(c.norm, c.d_model, c.norm_eps)
         tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
         self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs, c.softmax_bias, c.logit_cap)
         self.drop = Dropout(c.dropout)

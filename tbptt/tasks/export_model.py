@@ -21,12 +21,20 @@ from tbptt.errors import UserError, full_disk_reported
 from tbptt.interop import hf, original
 from tbptt.interop.config import ExportConfig, ExportFormat
 from tbptt.launch.world import World
-from tbptt.models.transformer_xl import TransformerXLConfig
+from tbptt.models import CONFIGS as MODELS
+from tbptt.models import ModelConfig
+from tbptt.models.stack import StackConfig
+from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
 from tbptt.report.progress import announce_reading
 from tbptt.tasks.loading import require_checkpoint
 from tbptt.training.checkpoint import WEIGHTS, Checkpoint
 
 log = logging.getLogger(__name__)
+# The name of a format's system, and the models that exist there.
+SYSTEMS = {
+    ExportFormat.hf: ("HF", (TransformerXLConfig.name, StackConfig.name)),
+    ExportFormat.original: ("the original", (TransformerXLConfig.name,)),
+}
 
 
 def check(config: Config) -> None:
@@ -56,18 +64,21 @@ def _open_once(folder: Path) -> Checkpoint:
 
 def check_format(checkpoint: Checkpoint, config: ExportConfig) -> None:
     """UserError if the format cannot represent the model."""
+    if config.format not in SYSTEMS:
+        return
     name = checkpoint.info["config"]["model"]["name"]
-    if config.format is not ExportFormat.safetensors and name != TransformerXLConfig.name:
+    system, models = SYSTEMS[config.format]
+    if name not in models:
         raise UserError(
-            f"{checkpoint.folder} is of model {name}, which does not exist in the original or HF: use "
+            f"{checkpoint.folder} is of model {name}, which does not exist in {system}: use "
             f"export.format={ExportFormat.safetensors.name}"
         )
-    if config.format is not ExportFormat.safetensors:
-        (hf if config.format is ExportFormat.hf else original).check_export(_model_config(checkpoint))
+    (hf if config.format is ExportFormat.hf else original).check_export(_model_config(checkpoint))
 
 
-def _model_config(checkpoint: Checkpoint) -> TransformerXLConfig:
-    return from_dict(TransformerXLConfig, checkpoint.info["config"]["model"])
+def _model_config(checkpoint: Checkpoint) -> ModelConfig:
+    settings = checkpoint.info["config"]["model"]
+    return from_dict(MODELS[settings["name"]], settings)
 
 
 def write(checkpoint: Checkpoint, config: ExportConfig) -> Path:
@@ -100,8 +111,12 @@ def _write_files(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> 
     model = config.build(n_token)
     checkpoint.load_weights(model)
     if export.format is ExportFormat.hf:
-        hf.write(model, config, _word_vocabulary(run_dir), folder)
+        source = checkpoint.info.get("imported", {}).get("model_type")
+        hf.write(model, config, _word_vocabulary(run_dir), folder, source)
     else:
+        assert isinstance(model, TransformerXL) and isinstance(
+            config, TransformerXLConfig
+        )  # check_format has seen to it
         with open(folder / "state_dict.pt", "wb") as file:  # of a path, torch would not tell why it cannot be written
             torch.save(original.state_dict(model), file, _use_new_zipfile_serialization=False)  # for torch before 1.6
         _write_json(folder / "args.json", original.arguments(config, n_token))

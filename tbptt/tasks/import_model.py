@@ -10,18 +10,21 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tbptt.cli.config import Config
-from tbptt.data import language
+from tbptt.data import language, subwords
 from tbptt.data.config import Level
 from tbptt.errors import UserError
 from tbptt.files import replacing
 from tbptt.interop.config import ImportConfig
 from tbptt.interop.importing import Imported, read
 from tbptt.launch.world import World
+from tbptt.models.stack import StackConfig
+from tbptt.models.transformer_xl import TransformerXLConfig
 from tbptt.report.progress import announce_reading
 from tbptt.training.checkpoints import Checkpoints
 from tbptt.training.optimizers import AdamConfig
 
 log = logging.getLogger(__name__)
+RECIPES = {TransformerXLConfig.name: "txl_16l", StackConfig.name: "gdn_tiny"}  # of these models, all settings replaced
 
 
 def check(config: Config) -> None:
@@ -63,6 +66,9 @@ def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
     if vocabulary is not None:
         with replacing(run_dir / language.FILE, "hydra.run.dir") as new:
             new.write_text(vocabulary.to_json(), encoding="utf-8")
+    if imported.tokenizer is not None:
+        with replacing(run_dir / subwords.FILE, "hydra.run.dir") as new:
+            new.write_text(imported.tokenizer.to_str(pretty=True), encoding="utf-8")
     model = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
     data = {
         "name": f"import.format={config.format.name}",
@@ -75,7 +81,12 @@ def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
     info = {
         "identity": {"model": model, "data": data} | optimizer,
         "config": {"model": model, "data": None},
-        "imported": {"format": config.format.name, "path": config.path, "notes": imported.notes},
+        "imported": {
+            "format": config.format.name,
+            "path": config.path,
+            "model_type": imported.model_type,
+            "notes": imported.notes,
+        },
     }
     training = {"trainer": {"step": imported.step, "optimizer": imported.adam}}
     checkpoints.save(imported.step, imported.model, training, info, best=True)
@@ -97,9 +108,23 @@ def report(imported: Imported, run_dir: Path) -> None:
 
 def _overrides(imported: Imported) -> list[str]:
     """The overrides that set the configuration of model and optimizer to that of the imported ones."""
-    plain = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
+    config = imported.config
+    plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
-    chosen = {str(key): value for key, value in plain.items() if key != "name"}
-    values = {key: str(value).lower().replace(" ", "").replace("none", "null") for key, value in chosen.items()}
+    used = {each.NAME for each in config.mixers()} if isinstance(config, StackConfig) else set[str]()
+    words = []
+    for key, value in plain.items():
+        if not isinstance(value, dict):
+            words.append(f"model.{key!s}={_word(value)}")
+        elif key in used:
+            words += [f"model.{key}.{each}={_word(one)}" for each, one in value.items()]
     optimizer = [*imported.optimizer, *(["optimizer.from_checkpoint=true"] if imported.adam else [])]
-    return ["model=txl_16l", *(f"model.{key}={value}" for key, value in values.items()), *optimizer]
+    words.remove(f"model.name={config.name}")
+    return [f"model={RECIPES[config.name]}", *words, *optimizer]
+
+
+def _word(value: Any) -> str:
+    """A value as the command line has it."""
+    if isinstance(value, list):
+        return f"[{','.join(_word(each) for each in value)}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(word := str(value), word)

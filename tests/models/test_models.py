@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tbptt.models.norms import Norm
 from tbptt.models.protocol import detach, join_lanes, map_state, slice_lanes
-from tbptt.models.stack import FeedForwardKind, Norm
+from tbptt.models.stack import FeedForwardKind
 from tests.helpers import assert_close
 from tests.models.tiny import MIXERS, VOCABULARY, random_tokens, run_segments, tiny_lstm, tiny_stack, tiny_txl
 

@@ -23,6 +23,7 @@ from tbptt.models.protocol import State
 class QueryKeyNorm(Enum):
     none = "none"
     head = "head"  # RMS of every head by itself
+    head_plus_one = "head_plus_one"  # the same with weights 1 + w
     all = "all"  # RMS of all heads together
 
 
@@ -39,6 +40,7 @@ class AttentionConfig(MixerConfig):
     rotary_base: float = 10_000.0
     qk_norm: QueryKeyNorm = QueryKeyNorm.none
     output_gate: bool = False  # the output times sigmoid of another linear map
+    output_bias: bool = False  # of the last linear map
     norm_eps: float = 1e-6
 
     @property
@@ -50,6 +52,8 @@ class AttentionConfig(MixerConfig):
         self.check_divides("kv_heads", "n_head")
         if self.window is not None and self.window < 1:
             raise UserError(f"model.attention.window={self.window} must be 1 or more, or null for all tokens")
+        if self.rotary_base <= 0:
+            raise UserError(f"model.attention.rotary_base={self.rotary_base} must be positive")
         if not 0 <= self.rotary_share <= 1 or int(self.rotary_share * self.d_head) % 2:
             raise UserError(
                 f"model.attention.rotary_share={self.rotary_share} must be between 0 and 1 and make an even number of "
@@ -77,7 +81,7 @@ class WindowAttention(Mixer):
         self.key = nn.Linear(d_model, G * c.d_head, bias=False)
         self.value = nn.Linear(d_model, G * c.d_head, bias=False)
         self.gate = nn.Linear(d_model, c.n_head * c.d_head, bias=False) if c.output_gate else None
-        self.output = nn.Linear(c.n_head * c.d_head, d_model, bias=False)
+        self.output = nn.Linear(c.n_head * c.d_head, d_model, bias=c.output_bias)
         if c.qk_norm is not QueryKeyNorm.none:
             heads = (c.n_head, G) if c.qk_norm is QueryKeyNorm.all else (1, 1)
             self.query_norm_weight, self.key_norm_weight = (nn.Parameter(torch.empty(n * c.d_head)) for n in heads)
@@ -89,8 +93,8 @@ class WindowAttention(Mixer):
     def reset_parameters(self) -> None:
         init_linear(self)
         if self.qk_norm is not QueryKeyNorm.none:
-            self.query_norm_weight.fill_(1)
-            self.key_norm_weight.fill_(1)
+            for weight in (self.query_norm_weight, self.key_norm_weight):
+                weight.fill_(0 if self.qk_norm is QueryKeyNorm.head_plus_one else 1)
 
     def initial_state(self, batch_size: int) -> State:
         return {"keys_values": self.state_zeros(batch_size, 0, 2, self.kv_heads, self.d_head)}
@@ -137,7 +141,9 @@ class WindowAttention(Mixer):
     def _normed(self, x: Tensor, what: str) -> Tensor:
         if self.qk_norm is QueryKeyNorm.none:
             return x
-        weight = self.query_norm_weight if what == "query" else self.key_norm_weight
+        weight: Tensor = self.query_norm_weight if what == "query" else self.key_norm_weight
+        if self.qk_norm is QueryKeyNorm.head_plus_one:
+            weight = 1 + weight
         return F.rms_norm(x.unflatten(-1, (-1, len(weight))), (len(weight),), weight, self.norm_eps).flatten(-2)
 
     def _rotated(self, x_BHTE: Tensor, position_T: Tensor) -> Tensor:

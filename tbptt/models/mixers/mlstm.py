@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tbptt.errors import UserError
 from tbptt.models.mixers.chunks import join_chunks, split_chunks
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
@@ -39,6 +40,8 @@ class MLSTMConfig(MixerConfig):
 
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "n_head", "d_key", "d_value", "chunk_len")
+        if self.gate_cap <= 0:
+            raise UserError(f"model.mlstm.gate_cap={self.gate_cap} must be positive")
 
     def build(self, d_model: int, layer: int, n_layer: int) -> MLSTM:
         return MLSTM(self, d_model, n_layer)
