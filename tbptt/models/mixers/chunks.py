@@ -105,7 +105,9 @@ def gated_delta_rule(
     lower triangular matrix, which is solved for all chunks at once.
     """
     T, V = q_BHTK.shape[2], v_BHTV.shape[-1]
-    q, k, v = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV))
+    q, k, v = (
+        split_chunks(x, chunk).contiguous() for x in (q_BHTK, k_BHTK, v_BHTV)
+    )  # copied once, not by every product
     c, beta = split_chunks(log_decay_BHT, chunk).cumsum(-1), split_chunks(beta_BHT, chunk).unsqueeze(-1)
     D = decay_matrix(c)
     from_start, to_end = c.exp().unsqueeze(-1), (c[..., -1:] - c).exp().unsqueeze(-1)
@@ -117,11 +119,11 @@ def gated_delta_rule(
     solved = torch.linalg.solve_triangular(mixed.mT, right.mT, upper=True, left=False, unitriangular=True).mT
     U, W = solved.split([V, right.shape[-1] - V], dim=-1)
     k_end, kept = (k * to_end).transpose(-1, -2), c[..., -1].exp()[..., None, None]
-    starts, written = [], []
-    for U_n, W_n, k_n, kept_n in zip(*(x.unbind(2) for x in (U, W, k_end, kept))):
-        starts.append(S_BHKV)
-        written.append(U_n - W_n @ S_BHKV)
-        S_BHKV = S_BHKV * kept_n + k_n @ written[-1]
-    carried = (q @ torch.stack(starts, 2)) * from_start
-    inside = ((q @ k.transpose(-1, -2)) * D) @ torch.stack(written, 2)
-    return join_chunks(carried + inside, T), S_BHKV
+    starts, written, S = [], [], S_BHKV.flatten(0, 1)
+    for U_n, W_n, k_n, kept_n in zip(*(x.flatten(0, 1).unbind(1) for x in (U, W, k_end, kept))):
+        starts.append(S)
+        written.append(torch.baddbmm(U_n, W_n, S, alpha=-1))
+        S = torch.baddbmm(S * kept_n, k_n, written[-1])
+    start, u = (torch.stack(x, 1).unflatten(0, S_BHKV.shape[:2]) for x in (starts, written))
+    outputs = (q @ start) * from_start + ((q @ k.transpose(-1, -2)) * D) @ u
+    return join_chunks(outputs, T), S.view_as(S_BHKV)
