@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import weakref
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +33,7 @@ from torch.utils._pytree import tree_leaves
 
 from experiments.mixers import machine, mixer_names
 from experiments.throughput import composed_with, timed, zipf_tokens
+from tbptt.cli.config import Config
 from tbptt.data.lanes import Lanes
 from tbptt.device import keep_freed_memory
 from tbptt.evaluation.config import EvalConfig
@@ -77,9 +79,15 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
+@cache
+def settings() -> Config:
+    return composed_with(SHAPE)
+
+
 def trainer(name: str, length: int) -> Trainer:
     torch.manual_seed(1)
-    config = composed_with([*SHAPE, f"model.layers=[{name}]", f"model.tgt_len={length}"])
+    config = settings()
+    config.model.layers, config.model.tgt_len = [name], length
     model = config.model.build(VOCABULARY)
     lanes = Lanes.cut(zipf_tokens(4 * LANES * length + 1, VOCABULARY), LANES, length)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
