@@ -8,8 +8,8 @@ Both sides have as many parameters, which is checked first, and the same shape (
 256 tokens), words, optimizer (Adam, fused), clipping, torch and threads; they train in turns (see experiments.compare).
 transformers refuses a model of Gated DeltaNet alone, so that one layer of four is attention in both. Its models cannot
 train with carried state without changes, and begin every segment empty; ours carries its state. It trains on one target
-less a lane and segment, the last. Its chunk length is its default: 64 for Gated DeltaNet, 256 for Mamba-2, unless
---peer-chunk gives Mamba-2 another one.
+less a lane and segment, the last. Its Gated DeltaNet has chunks of 64; its Mamba-2 gets them as well, unless
+--peer-chunk says otherwise (its default, 256, is slower here).
 
 Prints medians in ms an update and tokens a second, and the median of the ratios of neighbouring turns; the rows go to
 logs/recurrent_peer.jsonl, in this folder or in --folder.
@@ -40,7 +40,7 @@ OURS = {
 }  # fmt: skip
 
 
-def peer_model(name: str, chunk: int | None) -> Any:
+def peer_model(name: str, chunk: int) -> Any:
     """Hugging Face's model of that shape."""
     import transformers
 
@@ -50,7 +50,7 @@ def peer_model(name: str, chunk: int | None) -> Any:
     }  # fmt: skip
     if name == "mamba2":
         config = transformers.Mamba2Config(
-            **common, num_heads=4, head_dim=64, state_size=64, n_groups=1, **({"chunk_size": chunk} if chunk else {})
+            **common, num_heads=4, head_dim=64, state_size=64, n_groups=1, chunk_size=chunk
         )
         return transformers.Mamba2ForCausalLM(config)
     config = transformers.OlmoHybridConfig(
@@ -59,7 +59,7 @@ def peer_model(name: str, chunk: int | None) -> Any:
     return transformers.OlmoHybridForCausalLM(config)
 
 
-def work_as_the_peer(name: str, chunk: int | None, tokens_file: str) -> None:
+def work_as_the_peer(name: str, chunk: int, tokens_file: str) -> None:
     import torch
 
     from experiments.compare import take_turns
@@ -91,12 +91,12 @@ def our_parameters(name: str) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def compare(python: str, name: str, chunk: int | None, turns: int) -> dict[str, Any]:
+def compare(python: str, name: str, chunk: int, turns: int) -> dict[str, Any]:
     """A row. SystemExit if the two models differ in their number of parameters."""
     from experiments.compare import Worker, in_turns, version
     from experiments.throughput import zipf_tokens
 
-    command = [python, "-m", "experiments.recurrent_peer", "--peer-chunk", str(chunk or 0), name]
+    command = [python, "-m", "experiments.recurrent_peer", "--peer-chunk", str(chunk), name]
     where = {"cwd": HERE.parent, "env": os.environ | {"PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}}
     counted = subprocess.run([*command, "--count"], **where, check=True, capture_output=True, text=True).stdout
     if int(counted) != our_parameters(name):
@@ -106,7 +106,7 @@ def compare(python: str, name: str, chunk: int | None, turns: int) -> dict[str, 
         np.save(file, zipf_tokens(200 * LANES * LENGTH, WORDS))
         peer = Worker([*command, "--worker", file], **where)
         found = in_turns(peer, version(HERE.parent, [*OURS[name], *SHAPE], WORDS), turns)
-    row = {"model": name, "parameters": int(counted), "peer_chunk": chunk, "peer_ms": found["before_ms"]}
+    row = {"model": name, "parameters": int(counted), "peer_ms": found["before_ms"]}
     row |= {"our_ms": found["now_ms"], "ratio": found["ratio"]}
     for side in ("peer", "our"):
         row[f"{side}_tokens_per_second"] = round(1000 * LANES * LENGTH / row[f"{side}_ms"])
@@ -116,7 +116,7 @@ def compare(python: str, name: str, chunk: int | None, turns: int) -> dict[str, 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="a Python interpreter that has transformers, then models")
-    parser.add_argument("--peer-chunk", type=int, default=0, help="tokens of a chunk of the peer's Mamba-2")
+    parser.add_argument("--peer-chunk", type=int, default=64, help="tokens of a chunk of the peer's Mamba-2")
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=HERE)
     parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
@@ -134,16 +134,17 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     options = arguments()
-    chunk = options.peer_chunk or None
     if options.count:
-        print(sum(parameter.numel() for parameter in peer_model(options.models[0], chunk).parameters()))
+        print(sum(parameter.numel() for parameter in peer_model(options.models[0], options.peer_chunk).parameters()))
     elif options.worker:
-        work_as_the_peer(options.models[0], chunk, options.worker)
+        work_as_the_peer(options.models[0], options.peer_chunk, options.worker)
     else:
+        from experiments.mixers import machine
+
         (options.folder / "logs").mkdir(parents=True, exist_ok=True)
         rows = []
         for name in options.models:
-            rows.append(compare(options.python, name, chunk, options.turns))
+            rows.append(compare(options.python, name, options.peer_chunk, options.turns))
             print(json.dumps(rows[-1]), flush=True)
         with open(options.folder / "logs/recurrent_peer.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(json.dumps(row | {"peer_chunk": options.peer_chunk} | machine()) + "\n" for row in rows)

@@ -9,5 +9,5 @@ from torch.nn import functional as F
 
 def joined_linear(x: Tensor, *layers: nn.Linear) -> Tensor:
     """The outputs of all layers one after the other on the last axis; all have a bias, or none."""
-    biases = [layer.bias for layer in layers if layer.bias is not None]
-    return F.linear(x, torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None)
+    biases = tuple(layer.bias for layer in layers if layer.bias is not None)
+    return F.linear(x, torch.cat(tuple(layer.weight for layer in layers)), torch.cat(biases) if biases else None)
