@@ -129,9 +129,7 @@ class WindowAttention(Mixer):
         q_BHTE = self._rotated(q_BTHE.to(v_BTGE.dtype).transpose(1, 2), position_K[K - T :])
         k_BGKE = self._rotated(k_BGKE, position_K)
         k_BHKE, v_BHKE = (x.repeat_interleave(H // G, dim=1) for x in (k_BGKE, v_BGKE))
-        distance_TK = position_K[K - T :, None] - position_K
-        seen_TK = (distance_TK >= 0) if self.window is None else (distance_TK >= 0) & (distance_TK < self.window)
-        y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHKE, v_BHKE, seen_TK)
+        y_BHTE = window_attention(q_BHTE, k_BHKE, v_BHKE, self.window)
         y_BTD = y_BHTE.transpose(1, 2).flatten(-2)
         if self.gate is not None:
             y_BTD = y_BTD * self.gate(x_BTD).sigmoid()
@@ -155,3 +153,29 @@ class WindowAttention(Mixer):
         cos, sin = (f(angle).to(x_BHTE.dtype) for f in (torch.cos, torch.sin))
         first, second, rest = x_BHTE.split([half, half, x_BHTE.shape[-1] - 2 * half], dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def window_attention(q_BHTE: Tensor, k_BHKE: Tensor, v_BHKE: Tensor, window: int | None) -> Tensor:
+    """Softmax attention (B, H, T, E) of queries, those of the last T keys, to the last `window` keys up to their own.
+
+    Many queries are taken in N blocks of `window`, each with as many keys before it and its own: linear in T.
+    """
+    H, T, memory = *q_BHTE.shape[1:3], k_BHKE.shape[2] - q_BHTE.shape[2]
+    if window is None or 2 * window >= T:
+        return F.scaled_dot_product_attention(q_BHTE, k_BHKE, v_BHKE, seen(T, memory, window, q_BHTE.device))
+    padding, missing = -T % window, window - memory
+    q = F.pad(q_BHTE, (0, 0, 0, padding)).unflatten(2, (-1, window)).flatten(1, 2)
+    blocks = (F.pad(x, (0, 0, missing, padding)).unflatten(2, (-1, window)) for x in (k_BHKE, v_BHKE))
+    k, v = (torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3).flatten(1, 2) for x in blocks)
+    N = q.shape[1] // H
+    seen_NIJ = seen(window, window, window, q.device).repeat(N, 1, 1)
+    seen_NIJ[0, :, :missing] = False
+    y_BHTE = F.scaled_dot_product_attention(q, k, v, seen_NIJ.repeat(H, 1, 1))
+    return y_BHTE.unflatten(1, (H, N)).flatten(2, 3)[:, :, :T]
+
+
+def seen(queries: int, memory: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys the queries see, (queries, memory + queries)."""
+    position = torch.arange(memory + queries, device=device)
+    distance = position[memory:, None] - position
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)

@@ -5,6 +5,8 @@
 Shapes: B lanes, H heads, T tokens, K and V sizes of keys and values, N chunks of C tokens. States (B, H, K, V).
 Decays are given by their logarithms, which are at most 0: only differences c_i - c_j <= 0 of their sums are ever
 exponentiated, so that nothing overflows however fast a state is forgotten.
+
+Loops take their chunks from `unbind`, whose gradient is one tensor; that of every x[:, :, n] would be as large as x.
 """
 
 from __future__ import annotations
@@ -33,22 +35,40 @@ def decay_matrix(c_BHNC: Tensor) -> Tensor:
     return (c_BHNC.unsqueeze(-1) - c_BHNC.unsqueeze(-2)).masked_fill(later, -torch.inf).exp()
 
 
+def carry(S_BHKV: Tensor, kept_BHN: Tensor, added_BHNKV: Tensor) -> tuple[Tensor, Tensor]:
+    """S <- kept S + added, chunk by chunk: the states (B, H, N, K, V) before every chunk, and the last one.
+
+    `kept` may also have a channel axis: (B, H, N, K).
+    """
+    starts = []
+    kept = kept_BHN.reshape(*kept_BHN.shape[:3], -1, 1)
+    for kept_n, added_n in zip(kept.unbind(2), added_BHNKV.unbind(2)):
+        starts.append(S_BHKV)
+        S_BHKV = S_BHKV * kept_n + added_n
+    return torch.stack(starts, 2), S_BHKV
+
+
 def scalar_decay_attention(
-    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, log_decay_BHT: Tensor, S_BHKV: Tensor, chunk: int
+    q_BGTK: Tensor, k_BGTK: Tensor, v_BHTV: Tensor, log_decay_BHT: Tensor, S_BHKV: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence with one decay per head and token (SSD, Dao and Gu 2024): outputs (B, H, T, V), final state."""
-    T = q_BHTK.shape[2]
-    q, k, v = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV))
-    c = split_chunks(log_decay_BHT, chunk).cumsum(-1)
-    inside = ((q @ k.transpose(-1, -2)) * decay_matrix(c)) @ v
-    q_start = q * c.exp().unsqueeze(-1)
-    added = (k * (c[..., -1:] - c).exp().unsqueeze(-1)).transpose(-1, -2) @ v
-    kept = c[..., -1].exp()[..., None, None]
-    carried = []
-    for n in range(q.shape[2]):
-        carried.append(q_start[:, :, n] @ S_BHKV)
-        S_BHKV = S_BHKV * kept[:, :, n] + added[:, :, n]
-    return join_chunks(inside + torch.stack(carried, 2), T), S_BHKV
+    """The recurrence with one decay per head and token (SSD, Dao and Gu 2024): outputs (B, H, T, V), final state.
+
+    Of G heads of queries and keys each serves H / G heads of values, one after the other (R of them).
+    """
+    G, T = q_BGTK.shape[1:3]
+    q, k = (split_chunks(x, chunk) for x in (q_BGTK, k_BGTK))
+    v, c = split_chunks(v_BHTV, chunk), split_chunks(log_decay_BHT, chunk).cumsum(-1)
+
+    def grouped(x: Tensor) -> Tensor:
+        return x.unflatten(1, (G, -1))
+
+    scores = (q @ k.transpose(-1, -2)).unsqueeze(2)
+    inside = (scores * grouped(decay_matrix(c))).flatten(1, 2) @ v
+    at_end = v * (c[..., -1:] - c).exp().unsqueeze(-1)
+    added = torch.einsum("bgnck,bgrncv->bgrnkv", k, grouped(at_end)).flatten(1, 2)
+    starts, S_BHKV = carry(S_BHKV, c[..., -1].exp(), added)
+    carried = torch.einsum("bgnck,bgrnkv->bgrncv", q, grouped(starts)).flatten(1, 2)
+    return join_chunks(inside + carried * c.exp().unsqueeze(-1), T), S_BHKV
 
 
 def channel_decay_attention(
@@ -65,14 +85,9 @@ def channel_decay_attention(
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=c.device).triu(1).unsqueeze(-1)
     decay = (c.unsqueeze(-2) - c.unsqueeze(-3)).masked_fill(later, -torch.inf).exp()  # (B, H, N, C, C, K)
     inside = torch.einsum("bhnik,bhnjk,bhnijk->bhnij", q, k, decay) @ v
-    q_start = q * c.exp()
     added = (k * (c[..., -1:, :] - c).exp()).transpose(-1, -2) @ v
-    kept = c[..., -1, :].exp().unsqueeze(-1)
-    carried = []
-    for n in range(q.shape[2]):
-        carried.append(q_start[:, :, n] @ S_BHKV)
-        S_BHKV = S_BHKV * kept[:, :, n] + added[:, :, n]
-    return join_chunks(inside + torch.stack(carried, 2), T), S_BHKV
+    starts, S_BHKV = carry(S_BHKV, c[..., -1, :].exp(), added)
+    return join_chunks(inside + (q * c.exp()) @ starts, T), S_BHKV
 
 
 def gated_delta_rule(
@@ -90,7 +105,9 @@ def gated_delta_rule(
     lower triangular matrix, which is solved for all chunks at once.
     """
     T, V = q_BHTK.shape[2], v_BHTV.shape[-1]
-    q, k, v = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV))
+    q, k, v = (
+        split_chunks(x, chunk).contiguous() for x in (q_BHTK, k_BHTK, v_BHTV)
+    )  # copied once, not by every product
     c, beta = split_chunks(log_decay_BHT, chunk).cumsum(-1), split_chunks(beta_BHT, chunk).unsqueeze(-1)
     D = decay_matrix(c)
     from_start, to_end = c.exp().unsqueeze(-1), (c[..., -1:] - c).exp().unsqueeze(-1)
@@ -98,13 +115,15 @@ def gated_delta_rule(
     # Only the part below the diagonal is read; its diagonal counts as 1.
     mixed = (k_beta @ k.transpose(-1, -2)) * D
     right = torch.cat([v * beta, k_beta * from_start], dim=-1)
-    solved = torch.linalg.solve_triangular(mixed, right, upper=False, unitriangular=True)
-    U, W = solved[..., :V], solved[..., V:]
-    scores = (q @ k.transpose(-1, -2)) * D
-    q_start, k_end, kept = q * from_start, (k * to_end).transpose(-1, -2), c[..., -1].exp()[..., None, None]
-    outputs = []
-    for n in range(q.shape[2]):
-        u = U[:, :, n] - W[:, :, n] @ S_BHKV
-        outputs.append(q_start[:, :, n] @ S_BHKV + scores[:, :, n] @ u)
-        S_BHKV = S_BHKV * kept[:, :, n] + k_end[:, :, n] @ u
-    return join_chunks(torch.stack(outputs, 2), T), S_BHKV
+    # Solved from the right, transposed, since LAPACK counts along columns: else both sides would be copied into them.
+    solved = torch.linalg.solve_triangular(mixed.mT, right.mT, upper=True, left=False, unitriangular=True).mT
+    U, W = solved.split([V, right.shape[-1] - V], dim=-1)
+    k_end, kept = (k * to_end).transpose(-1, -2), c[..., -1].exp()[..., None, None]
+    starts, written, S = [], [], S_BHKV.flatten(0, 1)
+    for U_n, W_n, k_n, kept_n in zip(*(x.flatten(0, 1).unbind(1) for x in (U, W, k_end, kept))):
+        starts.append(S)
+        written.append(torch.baddbmm(U_n, W_n, S, alpha=-1))
+        S = torch.baddbmm(S * kept_n, k_n, written[-1])
+    start, u = (torch.stack(x, 1).unflatten(0, S_BHKV.shape[:2]) for x in (starts, written))
+    outputs = (q @ start) * from_start + ((q @ k.transpose(-1, -2)) * D) @ u
+    return join_chunks(outputs, T), S.view_as(S_BHKV)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tbptt.models.mixers.chunks import gated_delta_rule
 from tbptt.models.mixers.initialisation import init_linear, init_log_decay, init_time_step
+from tbptt.models.mixers.joined_linear import joined_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.mixers.short_convolution import ShortConvolution
 from tbptt.models.protocol import State
@@ -86,7 +87,7 @@ class GatedDelta(Mixer):
 
     def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
         H, G, K, V = self.n_head, self.value_heads, self.d_key, self.d_value
-        projected = torch.cat([self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)], dim=-1)
+        projected = joined_linear(x_BTD, self.query, self.key, self.value)
         convolved, past = self.convolution(projected, state["past"])
         dtype = state["S"].dtype
         q, k, v = F.silu(convolved).to(dtype).split([H * K, H * K, G * V], dim=-1)

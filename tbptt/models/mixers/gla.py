@@ -29,7 +29,7 @@ class GLAConfig(MixerConfig):
     d_value: int = 64
     decay_rank: int = 16  # of the two matrices that make the decays
     norm_eps: float = 1e-5
-    chunk_len: int = 16  # tokens that the plain form computes at once; no result depends on it
+    chunk_len: int = 8  # tokens that the plain form computes at once; no result depends on it
 
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "n_head", "d_key", "d_value", "decay_rank", "chunk_len")

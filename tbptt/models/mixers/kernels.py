@@ -72,9 +72,10 @@ def fused(plain: Recurrence, dtype: torch.dtype) -> Recurrence:
     return partial(FUSED[plain], dtype)
 
 
-def _scalar_decay_attention(dtype, q_BHTK, k_BHTK, v_BHTV, log_decay_BHT, S_BHKV, chunk):
+def _scalar_decay_attention(dtype, q_BGTK, k_BGTK, v_BHTV, log_decay_BHT, S_BHKV, chunk):
     from fla.ops.simple_gla import chunk_simple_gla
 
+    q_BHTK, k_BHTK = (x.repeat_interleave(v_BHTV.shape[1] // x.shape[1], dim=1) for x in (q_BGTK, k_BGTK))
     return _run(chunk_simple_gla, dtype, q_BHTK, k_BHTK, v_BHTV, S_BHKV, g=log_decay_BHT)
 
 

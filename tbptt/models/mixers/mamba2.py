@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tbptt.errors import UserError
 from tbptt.models.mixers.chunks import scalar_decay_attention
 from tbptt.models.mixers.initialisation import init_linear, init_log_decay, init_time_step
+from tbptt.models.mixers.joined_linear import joined_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.mixers.short_convolution import ShortConvolution
 from tbptt.models.protocol import State
@@ -96,18 +97,18 @@ class Mamba2(Mixer):
 
     def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
         H, P, G, N = self.n_head, self.d_head, self.n_group, self.d_state
-        projected = torch.cat([self.value(x_BTD), self.key(x_BTD), self.query(x_BTD)], dim=-1)
+        projected = joined_linear(x_BTD, self.value, self.key, self.query)
         convolved, past = self.convolution(projected, state["past"])
         dtype = state["S"].dtype
         v, k, q = F.silu(convolved).to(dtype).split([H * P, G * N, G * N], dim=-1)
         v_BHTP = v.unflatten(-1, (H, P)).transpose(1, 2)
-        k_BHTN, q_BHTN = (x.unflatten(-1, (G, N)).transpose(1, 2).repeat_interleave(H // G, dim=1) for x in (k, q))
+        k_BGTN, q_BGTN = (x.unflatten(-1, (G, N)).transpose(1, 2) for x in (k, q))
         dt_BHT = F.softplus(self.time_step(x_BTD).to(dtype) + self.dt_bias_H).transpose(1, 2)
         log_decay_BHT = -self.A_log_H.to(dtype).exp()[:, None] * dt_BHT
         recurrence = self.recurrence(scalar_decay_attention, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
             y_BHTP, S = recurrence(
-                q_BHTN, k_BHTN, v_BHTP * dt_BHT.unsqueeze(-1), log_decay_BHT, state["S"], self.chunk_len
+                q_BGTN, k_BGTN, v_BHTP * dt_BHT.unsqueeze(-1), log_decay_BHT, state["S"], self.chunk_len
             )
             y_BHTP = y_BHTP + self.skip_H.to(dtype)[:, None, None] * v_BHTP
         gated_BTE = y_BHTP.transpose(1, 2).flatten(-2) * F.silu(self.gate(x_BTD))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbptt.errors import UserError
-from tbptt.models.mixers.chunks import join_chunks, split_chunks
+from tbptt.models.mixers.chunks import carry, join_chunks, split_chunks
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
@@ -127,19 +127,18 @@ def mlstm_cell(
     c = F.pad(F.logsigmoid(f_BHT), (0, padding)).unflatten(2, (-1, chunk)).cumsum(-1)
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=c.device).triu(1)
     L = (c.unsqueeze(-1) - c.unsqueeze(-2) + i.unsqueeze(-2)).masked_fill(later, -torch.inf)
-    inside_max, scores, to_end = L.amax(-1), q @ k.transpose(-1, -2), c[..., -1:] - c + i
+    to_end = c[..., -1:] - c + i
     # Without eps nothing depends on m, and its gradient is left out; with eps it is of that order.
     settle = torch.Tensor.detach if eps == 0 else torch.Tensor.clone
-    outputs = []
-    for j in range(q.shape[2]):
-        from_start = c[:, :, j] + m_BH.unsqueeze(-1)
-        m = settle(torch.maximum(inside_max[:, :, j], from_start))
-        h = (scores[:, :, j] * (L[:, :, j] - m.unsqueeze(-1)).exp()) @ v[:, :, j]
-        h = h + (q[:, :, j] * (from_start - m).exp().unsqueeze(-1)) @ S
-        denominator = torch.maximum(h[..., -1:].abs(), (-m).exp().unsqueeze(-1)) + eps
-        outputs.append(h[..., :-1] / denominator)
-        end = settle(torch.maximum(from_start[..., -1], to_end[:, :, j].amax(-1)))
-        added = (k[:, :, j] * (to_end[:, :, j] - end.unsqueeze(-1)).exp().unsqueeze(-1)).transpose(-1, -2) @ v[:, :, j]
-        S = S * (from_start[..., -1] - end).exp()[..., None, None] + added
-        m_BH = end
-    return join_chunks(torch.stack(outputs, 2), T), S[..., :-1], S[..., -1], m_BH
+    borders = [m_BH]
+    for length_BH, largest_BH in zip(c[..., -1].unbind(2), to_end.amax(-1).unbind(2)):
+        borders.append(settle(torch.maximum(length_BH + borders[-1], largest_BH)))
+    m_start, m_end = torch.stack(borders[:-1], 2).unsqueeze(-1), torch.stack(borders[1:], 2).unsqueeze(-1)
+    from_start = c + m_start
+    m = settle(torch.maximum(L.amax(-1), from_start))
+    added = (k * (to_end - m_end).exp().unsqueeze(-1)).transpose(-1, -2) @ v
+    starts, S = carry(S, (from_start[..., -1:] - m_end).exp().squeeze(-1), added)
+    h = ((q @ k.transpose(-1, -2)) * (L - m.unsqueeze(-1)).exp()) @ v
+    h = h + (q @ starts) * (from_start - m).exp().unsqueeze(-1)
+    h = h[..., :-1] / (torch.maximum(h[..., -1:].abs(), (-m).exp().unsqueeze(-1)) + eps)
+    return join_chunks(h, T), S[..., :-1], S[..., -1], borders[-1]

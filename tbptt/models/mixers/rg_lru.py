@@ -9,6 +9,7 @@ Shapes: B lanes, T tokens, D model size, W width of the recurrence.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -99,15 +100,22 @@ def rg_lru(x_BTW: Tensor, r_BTW: Tensor, i_BTW: Tensor, decay_W: Tensor, h_BW: T
     first_BT1 = F.pad(empty_B1.unsqueeze(1), (0, 0, 0, x_BTW.shape[1] - 1)) > 0
     # The root's gradient at a = 1 is infinite; where it is not wanted, it is not taken.
     scale = torch.where(first_BT1, 1.0, -torch.expm1(2 * log_a)).sqrt()
-    return linear_scan(log_a.exp(), scale * i_BTW.sigmoid() * x_BTW, h_BW)
+    return linear_scan(log_a, scale * i_BTW.sigmoid() * x_BTW, h_BW)
 
 
-def linear_scan(a_BTW: Tensor, x_BTW: Tensor, h_BW: Tensor) -> Tensor:
-    """h_t = a_t h_(t-1) + x_t for all t, in log2(T) passes of doubling reach (Hillis and Steele 1986)."""
-    x_BTW = torch.cat([(x_BTW[:, 0] + a_BTW[:, 0] * h_BW).unsqueeze(1), x_BTW[:, 1:]], dim=1)
-    reach = 1
-    while reach < x_BTW.shape[1]:
-        x_BTW = torch.cat([x_BTW[:, :reach], x_BTW[:, reach:] + a_BTW[:, reach:] * x_BTW[:, :-reach]], dim=1)
-        a_BTW = torch.cat([a_BTW[:, :reach], a_BTW[:, reach:] * a_BTW[:, :-reach]], dim=1)
-        reach *= 2
-    return x_BTW
+def linear_scan(log_a_BTW: Tensor, x_BTW: Tensor, h_BW: Tensor) -> Tensor:
+    """h_t = a_t h_(t-1) + x_t for all t, in N chunks of C = sqrt(T) tokens.
+
+    First token by token in all chunks at once, as if every chunk began at zero; then from chunk to chunk.
+    """
+    T = x_BTW.shape[1]
+    C = math.isqrt(T - 1) + 1
+    log_a_BNCW, x_BNCW = (F.pad(y, (0, 0, 0, -T % C)).unflatten(1, (-1, C)) for y in (log_a_BTW, x_BTW))
+    kept_BNCW, inside = log_a_BNCW.cumsum(2).exp(), [x_BNCW[:, :, 0]]
+    for a_BNW, x_BNW in zip(log_a_BNCW.exp().unbind(2)[1:], x_BNCW.unbind(2)[1:]):
+        inside.append(a_BNW * inside[-1] + x_BNW)
+    starts = [h_BW]
+    for kept_BW, inside_BW in zip(kept_BNCW[:, :, -1].unbind(1), inside[-1].unbind(1)):
+        starts.append(kept_BW * starts[-1] + inside_BW)
+    h_BNCW = kept_BNCW * torch.stack(starts[:-1], 1).unsqueeze(2) + torch.stack(inside, 2)
+    return h_BNCW.flatten(1, 2)[:, :T]
