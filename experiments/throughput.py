@@ -71,8 +71,12 @@ def composed_with(words: list[str]) -> Config:
 def implementation_keys(model: ModelConfig) -> list[str]:
     """The settings that choose between a plain and a fused form in this model's layers."""
     if isinstance(model, StackConfig):
-        relative = any(isinstance(mixer, RelativeAttentionConfig) for mixer in model.mixers())
-        return ["model.relative_attention.attention"] if relative else []
+        mixers = model.mixers()
+        keys = {
+            "model.relative_attention.attention": any(isinstance(mixer, RelativeAttentionConfig) for mixer in mixers),
+            "model.kernels": any(mixer.kernel_sizes() for mixer in mixers),
+        }
+        return [key for key, applies in keys.items() if applies]
     return ["model.attention"] if isinstance(model, TransformerXLConfig) else []
 
 

@@ -35,7 +35,6 @@ def test_a_path_gives_a_row_for_training_and_one_for_evaluation(words):
 
 def test_a_path_chooses_the_implementations_that_the_layers_have():
     assert implementation_keys(composed().model) == ["model.attention"]
-    assert implementation_keys(composed(*STACK).model) == ["model.relative_attention.attention"]
-    assert (
-        implementation_keys(composed("model=gdn_tiny").model) == implementation_keys(composed("model=lstm").model) == []
-    )
+    assert implementation_keys(composed(*STACK).model) == ["model.relative_attention.attention", "model.kernels"]
+    assert implementation_keys(composed("model=gdn_tiny").model) == ["model.kernels"]
+    assert implementation_keys(composed("model=lstm").model) == []
