@@ -42,6 +42,7 @@ from tbptt.training.trainer import Trainer
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
 
 HERE = Path(__file__).parent
 VOCABULARY, LANES, SHORTEST = 256, 2, 64
@@ -166,10 +167,14 @@ def draw(trained: list[dict[str, Any]], evaluated: list[dict[str, Any]], file: P
             mine = [row for row in rows if row["mixer"] == name]
             style = {"ls": "-" if index < 5 else "--", "marker": "o", "ms": 3}
             axis.plot([row["length"] for row in mine], [row[key] / scale for row in mine], label=name, **style)
-        axis.set(title=title, ylabel=ylabel, xlabel=xlabel, yscale="log")
+        axis.set(title=title, ylabel=ylabel, xlabel=xlabel)
         axis.set_xscale("log", base=2)
-        axis.grid(alpha=0.3, which="both")
-    axes[0].legend(fontsize=8)
+        axis.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(auto=True)
+    axes[0].set_yscale("log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
