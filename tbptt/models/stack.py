@@ -175,6 +175,8 @@ class Stack(RecurrentModel):
         tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
         self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs, c.softmax_bias, c.logit_cap)
         self.drop = Dropout(c.dropout)
+        if unused := [name for name in dict.fromkeys(c.layers) if name not in self.names]:
+            log.warning("model.n_layer=%s leaves %s of model.layers=%s unused", c.n_layer, unused, list(c.layers))
         if c.kernels is Kernels.fused and not any(mixer.kernel_sizes() for mixer in c.mixers()):
             log.warning("model.kernels=fused has no effect: model.layers=%s have no kernels", list(c.layers))
         self.reset_parameters()

@@ -31,7 +31,7 @@ from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, write_results
 from tbptt.tasks.scoring import score_split, unused_by_pieces
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
-from tbptt.training.config import Reduce
+from tbptt.training.config import Reduce, ResetState
 from tbptt.training.loop import LoopState, fit
 from tbptt.training.trainer import Trainer
 
@@ -67,6 +67,11 @@ def questionable_settings(config: Config) -> list[str]:
         sentences.append(
             "trainer.activation_checkpointing=true has no effect on an LSTM with trainer.window=1: all activations of "
             "the segment are kept"
+        )
+    if config.trainer.window > 1 and config.trainer.reset_state is ResetState.segment:
+        sentences.append(
+            f"trainer.window={config.trainer.window} only makes updates larger: with trainer.reset_state=segment no "
+            "gradient reaches back through a state"
         )
     return sentences
 
@@ -154,6 +159,8 @@ def _build_trainer(run: Run) -> Trainer:
         compile_blocks(model)
     shuffle_seed = config.seed if config.data.order is Order.shuffled else None
     lanes = Lanes.cut(corpus.splits["train"], config.data.batch_size, config.model.tgt_len, shuffle_seed)
+    if config.trainer.window > len(lanes):
+        log.warning("trainer.window=%s is more than the %s segments of an epoch", config.trainer.window, len(lanes))
     optimizer = config.optimizer.build(model.parameters())
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
     if world.size == 1 and config.trainer.reduce is Reduce.bf16:

@@ -178,6 +178,9 @@ def test_a_wrong_command_is_answered_in_one_sentence(command, words, run_dir):
         ("task=generate checkpoint=x model.mem_len=5", ["model.mem_len=5", "eval.mem_len"]),
         ("task=prepare data=text trainer.clip=5", ["trainer.clip=5", "task=prepare"]),
         ("trainer.max_steps=10 scheduler.warmup_steps=10", ["scheduler.warmup_steps=10", "trainer.max_steps=10"]),
+        ("trainer.window=2 trainer.reset_state=segment", ["trainer.window=2", "trainer.reset_state=segment"]),
+        ("model=lstm trainer.activation_checkpointing=true", ["activation_checkpointing=true", "trainer.window=1"]),
+        ("task=eval checkpoint=x data.order=shuffled", ["data.order=shuffled", "in order"]),
     ],
 )
 def test_a_setting_without_effect_is_named(command, words):

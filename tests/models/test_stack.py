@@ -140,3 +140,11 @@ def test_a_run_may_go_on_with_another_implementation_of_attention():
         for config in (StackConfig(relative_attention=fused), StackConfig())
     ]
     assert chosen[0] == chosen[1] and "mem_len" in chosen[0]["relative_attention"]
+
+
+def test_a_mixer_that_no_layer_has_is_warned_of(caplog):
+    tiny_stack(layers=["gla", "gla", "attention"], n_layer=2)
+    assert "model.n_layer=2 leaves ['attention'] of model.layers=['gla', 'gla', 'attention'] unused" in caplog.text
+    caplog.clear()
+    tiny_stack(layers=["gla", "attention"], n_layer=3)
+    assert not caplog.text

@@ -102,17 +102,22 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("optimizer", [AdamConfig(lr=0.01), SGDConfig(lr=0.1, momentum=0.9)])
-@pytest.mark.parametrize("micro_batch, reset_state", [(None, ResetState.epoch), (2, ResetState.never)])
-def test_replayed_updates_are_the_updates(name, optimizer, micro_batch, reset_state):
+@pytest.mark.parametrize(
+    "micro_batch, reset_state, window",
+    [(None, ResetState.epoch, 1), (2, ResetState.never, 1), (2, ResetState.epoch, 2)],
+)
+def test_replayed_updates_are_the_updates(name, optimizer, micro_batch, reset_state, window):
     """The rate changes with every step, epochs end with a shorter segment, memory is empty, fills and is full."""
-    settings = {"precision": Precision.fp64, "micro_batch": micro_batch, "reset_state": reset_state}
+    settings = {
+        "precision": Precision.fp64, "micro_batch": micro_batch, "reset_state": reset_state, "window": window
+    }  # fmt: skip
     plain, replayed, recorder = pair_of_trainers(MODELS[name], lanes_of(4, 34), optimizer, **settings)
-    for _ in range(4 * len(plain.lanes) + 1):
+    for _ in range(4 * plain.updates_per_epoch + 1):
         expected, found = plain.update(), replayed.update()
         assert found.loss == pytest.approx(expected.loss, rel=1e-12)
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-11)
         assert found.lr == expected.lr
-    assert recorder.replayed > 2 * len(plain.lanes) > recorder.recorded > 0
+    assert recorder.replayed > 2 * plain.updates_per_epoch > recorder.recorded > 0
     for x, y in zip(plain.model.parameters(), replayed.model.parameters(), strict=True):
         torch.testing.assert_close(y, x, rtol=0, atol=1e-9)
 
