@@ -98,7 +98,7 @@ def compare(python: str, name: str, chunk: int, turns: int) -> dict[str, Any]:
 
     command = [python, "-m", "experiments.recurrent_peer", "--peer-chunk", str(chunk), name]
     where = {"cwd": HERE.parent, "env": os.environ | {"PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}}
-    counted = subprocess.run([*command, "--count"], **where, check=True, capture_output=True, text=True).stdout
+    counted = subprocess.run([*command, "--count"], **where, check=True, stdout=subprocess.PIPE).stdout
     if int(counted) != our_parameters(name):
         raise SystemExit(f"Error: {name} has {int(counted):,} parameters there and {our_parameters(name):,} here")
     with tempfile.TemporaryDirectory() as folder:
