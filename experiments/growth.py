@@ -130,7 +130,8 @@ def evaluations(names: list[str], texts: list[int]) -> list[dict[str, Any]]:
         for length in texts:
             stream = zipf_tokens(length + 1, VOCABULARY)
             with LiveBytes() as memory:
-                score(model, stream, EvalConfig(batch_size=1, walk_len=SHORTEST), SHORTEST)
+                walk_len = SHORTEST if model.any_segments() else None
+                score(model, stream, EvalConfig(batch_size=1, walk_len=walk_len), SHORTEST)
             rows.append({"task": "eval", "mixer": name, "length": length, "peak_bytes": memory.peak})
     return rows
 
