@@ -161,6 +161,8 @@ def window_attention(q_BHTE: Tensor, k_BHKE: Tensor, v_BHKE: Tensor, window: int
     Many queries are taken in N blocks of `window`, each with as many keys before it and its own: linear in T.
     """
     H, T, memory = *q_BHTE.shape[1:3], k_BHKE.shape[2] - q_BHTE.shape[2]
+    if window is not None and memory > window:  # of a wider window, before its context was set to this one
+        memory, k_BHKE, v_BHKE = window, k_BHKE[:, :, memory - window :], v_BHKE[:, :, memory - window :]
     if window is None or 2 * window >= T:
         return F.scaled_dot_product_attention(q_BHTE, k_BHKE, v_BHKE, seen(T, memory, window, q_BHTE.device))
     padding, missing = -T % window, window - memory
