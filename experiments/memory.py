@@ -2,7 +2,7 @@
 
     python -m experiments.memory                                          # the paper's base run, bf16, fused attention
     python -m experiments.memory model=txl_18l trainer.activation_checkpointing=true
-    python -m experiments.memory model=gdn_1b3 data.batch_size=8 trainer.window=8 trainer.activation_checkpointing=true
+    python -m experiments.memory model=gdn_tiny trainer.window=4 trainer.activation_checkpointing=true
 
 The step runs on tensors that have shapes and no data (FakeTensorMode), and MemTracker adds up what lives at once. What
 libraries and gaps of the allocator take comes on top; that the numbers hold on a GPU has not been measured.
