@@ -89,7 +89,9 @@ class LSTM(RecurrentModel):
     def any_segments(self) -> bool:
         return True
 
-    def hidden(self, tokens_BT: Tensor | ClusteredIds, state: State) -> tuple[Tensor, State]:
+    def hidden(
+        self, tokens_BT: Tensor | ClusteredIds, state: State, starts_BT: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         x_BTD = self.drop(self.embedding(tokens_BT))
         h_LBD, c_LBD = (x.transpose(0, 1).to(x_BTD.dtype).contiguous() for x in state)
         y_BTD, new = self.lstm(x_BTD, (h_LBD, c_LBD))

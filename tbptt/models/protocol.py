@@ -81,8 +81,12 @@ class RecurrentModel(nn.Module):
         """
         return map_state(lambda x: send(x, device), ids)
 
-    def hidden(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
-        """The last layer's output (B, T, D), after dropout, and the new state, attached to the graph that made it."""
+    def hidden(self, tokens_BT: Tensor, state: State, starts_BT: Tensor | None = None) -> tuple[Tensor, State]:
+        """The last layer's output (B, T, D), after dropout, and the new state, attached to the graph that made it.
+
+        `starts_BT` (bool): this token begins a document, which gets exactly the outputs and gradients that it has alone
+        from the empty state. None: no token does.
+        """
         raise NotImplementedError
 
     def reach(self, tgt_len: int) -> int | None:
@@ -98,9 +102,11 @@ class RecurrentModel(nn.Module):
         shapes = [parameter.shape for parameter in self.parameters()]
         return sum(shape.numel() for shape in shapes), 4 * max((*shape, 1)[0] for shape in shapes)
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor, state: State) -> tuple[Tensor, State]:
-        """The losses (B, T) in nats, in token order, and the new state, attached."""
-        h_BTD, state = self.hidden(tokens_BT, state)
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor, state: State, starts_BT: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """The losses (B, T) in nats, in token order, and the new state, attached. `starts_BT` as for `hidden`."""
+        h_BTD, state = self.hidden(tokens_BT, state, starts_BT)
         return self.softmax(h_BTD.flatten(0, 1), targets_BT.flatten()).view(targets_BT.shape), state
 
     def log_probs(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from tbptt.device import Precision, product_dtype
 from tbptt.errors import UserError
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.documents import tokens_since_start
 from tbptt.models.dropout import Dropout
 from tbptt.models.feed_forward import FeedForward, FeedForwardKind
 from tbptt.models.mixers import (
@@ -146,8 +147,8 @@ class Block(nn.Module):
             self.feed_forward = FeedForward(c.d_model, c.d_inner, c.feed_forward, c.feed_forward_bias)
         self.drop = Dropout(c.dropout)
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
-        y_BTD, state = self.mixer(x_BTD if self.norm_after else self.mixer_norm(x_BTD), state)
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
+        y_BTD, state = self.mixer(x_BTD if self.norm_after else self.mixer_norm(x_BTD), state, since_BT)
         x_BTD = x_BTD + self.drop(self.mixer_norm(y_BTD) if self.norm_after else y_BTD)
         if self.feed_forward is not None:
             norm = self.feed_forward_norm
@@ -253,13 +254,16 @@ class Stack(RecurrentModel):
         of_kernels = [f"model.kernels={self.kernels.name}: {forms}"] if forms else []
         return of_kernels + list(dict.fromkeys(note for layer in self.layers for note in layer.mixer.notes()))
 
-    def hidden(self, tokens_BT: Tensor | ClusteredIds, state: State) -> tuple[Tensor, State]:
+    def hidden(
+        self, tokens_BT: Tensor | ClusteredIds, state: State, starts_BT: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         x_BTD, new = self.drop(self.embedding(tokens_BT)), []
+        since_BT = None if starts_BT is None else tokens_since_start(starts_BT)
         for layer, layer_state in zip(self.layers, state, strict=True):
             if self.activation_checkpointing and self.training:
-                x_BTD, layer_state = checkpoint(layer, x_BTD, layer_state, use_reentrant=False)
+                x_BTD, layer_state = checkpoint(layer, x_BTD, layer_state, since_BT, use_reentrant=False)
             else:
-                x_BTD, layer_state = layer(x_BTD, layer_state)
+                x_BTD, layer_state = layer(x_BTD, layer_state, since_BT)
             new.append(layer_state)
         return self.drop(self.final_norm(x_BTD)), tuple(new)
 

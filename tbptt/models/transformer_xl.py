@@ -221,7 +221,9 @@ class TransformerXL(RecurrentModel):
         self.mem_len, self.clamp_len = settings["mem_len"], settings["clamp_len"]
         self.same_length = settings["same_length"]
 
-    def hidden(self, tokens_BT: Tensor | ClusteredIds, state: Sequence[Tensor]) -> tuple[Tensor, State]:
+    def hidden(
+        self, tokens_BT: Tensor | ClusteredIds, state: Sequence[Tensor], starts_BT: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         T = tokens_BT.shape[1]
         x_BTD = self.drop(self.embedding(tokens_BT))
         K = state[0].shape[1] + T

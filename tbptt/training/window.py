@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tbptt.models.protocol import RecurrentModel, State
 
-Segment = tuple[Any, Any]  # token ids and targets (B, T), or what the model's `send` makes of them
+# Token ids and targets (B, T), or what the model's `send` makes of them; where documents count, also their starts.
+Segment = tuple[Any, ...]
 
 
 class Window(nn.Module):
@@ -30,13 +31,13 @@ class Window(nn.Module):
     def forward(self, segments: Sequence[Segment], state: State) -> tuple[Tensor, State]:
         """The sum of the losses in nats (a scalar), and the state after the last segment, attached."""
         total = None
-        for tokens_BT, targets_BT in segments:
+        for tokens_BT, targets_BT, *starts_BT in segments:
             if self.reset_each:
                 state = self.model.initial_state(tokens_BT.shape[0])
             if self.recompute and len(segments) > 1:
-                nll_BT, state = checkpoint(self.model, tokens_BT, targets_BT, state, use_reentrant=False)
+                nll_BT, state = checkpoint(self.model, tokens_BT, targets_BT, state, *starts_BT, use_reentrant=False)
             else:
-                nll_BT, state = self.model(tokens_BT, targets_BT, state)
+                nll_BT, state = self.model(tokens_BT, targets_BT, state, *starts_BT)
             total = nll_BT.sum() if total is None else total + nll_BT.sum()
         assert total is not None, "a window has at least one segment"
         return total, state

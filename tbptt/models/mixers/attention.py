@@ -116,7 +116,7 @@ class WindowAttention(Mixer):
             raise UserError(f"mem_len={mem_len} must be 0 or more")
         self.window = None if mem_len is None else mem_len + 1
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         T, H, G = x_BTD.shape[1], self.n_head, self.kv_heads
         q_BTHE = self._normed(self.query(x_BTD), "query").unflatten(-1, (H, -1))
         k_BTGE = self._normed(self.key(x_BTD), "key").unflatten(-1, (G, -1))

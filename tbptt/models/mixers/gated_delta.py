@@ -85,7 +85,7 @@ class GatedDelta(Mixer):
             "past": self.state_zeros(batch_size, width - 1, channels),
         }
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         H, G, K, V = self.n_head, self.value_heads, self.d_key, self.d_value
         projected = joined_linear(x_BTD, self.query, self.key, self.value)
         convolved, past = self.convolution(projected, state["past"])

@@ -66,7 +66,7 @@ class GLA(Mixer):
     def initial_state(self, batch_size: int) -> State:
         return {"S": self.state_zeros(batch_size, self.n_head, self.d_key, self.d_value)}
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         H, K, V, dtype = self.n_head, self.d_key, self.d_value, state["S"].dtype
         q_BHTK, k_BHTK, v_BHTV = (
             layer(x_BTD).to(dtype).unflatten(-1, (H, -1)).transpose(1, 2)

@@ -47,7 +47,7 @@ class LSTMMixer(Mixer):
         D = self.lstm.hidden_size
         return {"h": self.state_zeros(batch_size, D), "c": self.state_zeros(batch_size, D)}
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         dtype = state["c"].dtype
         with torch.autocast(x_BTD.device.type, enabled=False):
             y_BTD, (h, c) = self.lstm(x_BTD.to(dtype), (state["h"].unsqueeze(0), state["c"].unsqueeze(0)))

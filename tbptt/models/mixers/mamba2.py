@@ -95,7 +95,7 @@ class Mamba2(Mixer):
             "past": self.state_zeros(batch_size, width - 1, channels),
         }
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         H, P, G, N = self.n_head, self.d_head, self.n_group, self.d_state
         projected = joined_linear(x_BTD, self.value, self.key, self.query)
         convolved, past = self.convolution(projected, state["past"])

@@ -85,7 +85,7 @@ class MLSTM(Mixer):
             "m": self.state_zeros(batch_size, H),
         }
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         H, V, dtype = self.n_head, self.d_value, state["C"].dtype
         q_BHTK, k_BHTK, v_BHTV = (
             layer(x_BTD).to(dtype).unflatten(-1, (H, -1)).transpose(1, 2)

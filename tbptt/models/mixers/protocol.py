@@ -71,7 +71,8 @@ class Mixer(nn.Module):
         """Of `batch_size` lanes before their first token: a dict of tensors, lanes on axis 0."""
         raise NotImplementedError
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
+        """`since_BT` are the tokens since the start of each token's document (documents.py); None: no starts here."""
         raise NotImplementedError
 
     def reset_parameters(self) -> None:

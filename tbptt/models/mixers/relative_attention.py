@@ -117,7 +117,7 @@ class RelativeAttentionMixer(Mixer):
         weight = self.content_bias_HE
         return pick_attention(self.choice, self.attention.d_head, weight.device, weight.dtype)
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         memory, T = state["memory"], x_BTD.shape[1]
         K = memory.shape[1] + T
         positions_KD = sinusoid(key_distances(K, self.clamp_len, like=self.inverse_frequency), self.inverse_frequency)

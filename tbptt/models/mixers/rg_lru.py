@@ -83,7 +83,7 @@ class RGLRU(Mixer):
             "past": self.state_zeros(batch_size, width - 1, W),
         }
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         dtype = state["h"].dtype
         x_BTW, past = self.convolution(self.input(x_BTD), state["past"])
         r_BTW, i_BTW, x_BTW = (y.to(dtype) for y in (self.recurrence_gate(x_BTW), self.input_gate(x_BTW), x_BTW))

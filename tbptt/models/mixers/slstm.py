@@ -80,7 +80,7 @@ class SLSTM(Mixer):
         state = {key: self.state_zeros(batch_size, D) for key in ("y", "c", "n", "m")}
         return state | {"past": self.state_zeros(batch_size, width - 1, D)}
 
-    def forward(self, x_BTD: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         H, dtype = self.n_head, state["c"].dtype
         convolved, past = self.convolution(x_BTD, state["past"])
         convolved = F.silu(convolved)
