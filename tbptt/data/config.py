@@ -22,7 +22,7 @@ class Level(Enum):
 
 class Order(Enum):
     sequential = "sequential"  # as in the text
-    shuffled = "shuffled"  # a lane's segments in random order, a new one in each epoch
+    shuffled = "shuffled"  # documents, or without them a lane's segments, in random order, a new one in each epoch
 
 
 @dataclass
@@ -32,7 +32,7 @@ class DataConfig:
     url: str | None = None  # a mirror to download from instead of the original address
     level: Level = Level.word  # what one token is
     batch_size: int = 32  # GLOBAL lanes: contiguous stretches of the stream trained side by side
-    order: Order = Order.sequential  # in which training reads the segments of a lane
+    order: Order = Order.sequential  # in which training reads documents, or the segments of a lane
     cache: str = "${oc.env:TBPTT_CACHE,${oc.env:HOME,.}/.cache/tbptt}"  # folder for downloads and token files
     workers: int = 0  # processes that prepare the token files; 0: one for each core
     verify: bool = False  # compare the SHA-256 of the token files before use

@@ -14,6 +14,15 @@ from torch import Tensor
 from tbptt.errors import UserError
 
 
+def lane_length(n_tokens: int, batch_size: int) -> int:
+    """The tokens of each lane. UserError if a stream of `n_tokens` is too short to give every lane one."""
+    if n_tokens <= batch_size:
+        raise UserError(
+            f"data.batch_size={batch_size} lanes need at least {batch_size + 1} tokens; there are {n_tokens}"
+        )
+    return (n_tokens - 1) // batch_size
+
+
 class Lanes:
     """Row b of every batch reads lane b from start to end; a lane's last segment may be shorter than tgt_len.
 
@@ -40,11 +49,7 @@ class Lanes:
     @classmethod
     def cut(cls, stream: np.ndarray, batch_size: int, tgt_len: int, shuffle_seed: int | None = None) -> Lanes:
         """Trim `stream` to whole lanes. UserError if it is too short to give every lane a token."""
-        length = (len(stream) - 1) // batch_size
-        if length < 1:
-            raise UserError(
-                f"data.batch_size={batch_size} lanes need at least {batch_size + 1} tokens; there are {len(stream)}"
-            )
+        length = lane_length(len(stream), batch_size)
         n = batch_size * length
         tokens_BL, targets_BL = (x.reshape(batch_size, length) for x in (stream[:n], stream[1 : n + 1]))
         return cls(tokens_BL, targets_BL, tgt_len, shuffle_seed)
@@ -58,13 +63,18 @@ class Lanes:
     def batch_size(self) -> int:
         return self.tokens_BL.shape[0]
 
+    @property
+    def length(self) -> int:
+        """The tokens of a lane."""
+        return self.tokens_BL.shape[1]
+
     def __len__(self) -> int:
         """The number of segments in one epoch."""
-        return -(-self.tokens_BL.shape[1] // self.tgt_len)
+        return -(-self.length // self.tgt_len)
 
     def segment(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Tokens and targets of the segment that all lanes read as number `index` of an epoch, each (B, T) int64."""
-        T, whole = self.tgt_len, self.tokens_BL.shape[1] // self.tgt_len
+        T, whole = self.tgt_len, self.length // self.tgt_len
         if self.shuffle_seed is None or index >= whole:
             part = slice(index * T, (index + 1) * T)
             return _tensor(self.tokens_BL[:, part]), _tensor(self.targets_BL[:, part])
@@ -78,7 +88,7 @@ class Lanes:
     def _shuffled(self, epoch: int) -> np.ndarray:
         """The numbers of every lane's whole segments in the order of an epoch: (B, segments) int32."""
         assert self.shuffle_seed is not None
-        whole = self.tokens_BL.shape[1] // self.tgt_len
+        whole = self.length // self.tgt_len
         lanes = range(self.first_lane, self.first_lane + self.batch_size)
         generators = (np.random.default_rng([self.shuffle_seed, epoch, lane]) for lane in lanes)
         return np.stack([generator.permutation(whole) for generator in generators]).astype(np.int32)

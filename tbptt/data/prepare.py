@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class PreparedCorpus:
     splits: dict[str, np.ndarray]
     vocabulary: Vocabulary
     meta: dict[str, Any]
+    documents: dict[str, np.ndarray] = field(default_factory=dict)  # by split, the index of each one's first token
 
     def identity(self) -> dict[str, Any]:
         """The properties that must match those of a checkpoint to resume it on this corpus."""

@@ -22,6 +22,11 @@ class BurnIn(Enum):
     none = "none"
 
 
+class EvalReset(Enum):
+    document = "document"  # at the start of every document
+    never = "never"
+
+
 @dataclass
 class EvalConfig:
     split: Split = Split.test
@@ -34,6 +39,7 @@ class EvalConfig:
     walk_len: int | None = None  # segment length under same_length; does not change the loss. None: the fastest
     burn_in: BurnIn = BurnIn.exact  # exact: lanes first read all that their state depends on; equals one lane
     max_tokens: int | None = None  # score only this many tokens, from the start
+    reset_state: EvalReset | None = None  # when the state is reset to empty. None: at documents if training did so
     piece_len: int | None = None  # cut the split into pieces of so many tokens, each scored from the empty state
     by_position: bool = False  # also the mean loss by position since the state was empty: positions.csv, positions.png
     save_losses: str | None = None  # file for the loss of every token; relative to the run directory

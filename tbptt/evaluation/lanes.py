@@ -7,6 +7,8 @@ once, by a lane whose state equals that of a single lane.
 
 Pieces are lanes of their own: they have no burn-in, their stride is the length of a piece, and any number of them may
 be read side by side.
+
+Where documents reset the state, lanes begin at documents instead, and need no burn-in either.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tbptt.data.document_lanes import find_documents
 from tbptt.launch.world import World
 
 
@@ -75,6 +78,43 @@ class LanePlan:
         return position_N % self.stride if self.separate else position_N
 
 
+@dataclass(frozen=True)
+class DocumentPlan(LanePlan):
+    """Lanes of whole documents, of which each reads one after the other."""
+
+    scored: tuple[int, ...] = ()  # the first scored token of every lane, which begins a document
+    grid: int = 1  # lanes are read from a multiple of it
+
+    @property
+    def lanes(self) -> int:
+        return len(self.scored)
+
+    @property
+    def longest(self) -> int:
+        first, _, end = self.bounds(range(self.lanes))
+        return int((end - first).max())
+
+    def bounds(self, lanes: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scored = np.array((*self.scored, self.n_targets))
+        scored_B, end_B = scored[list(lanes)], scored[[lane + 1 for lane in lanes]]
+        return scored_B // self.grid * self.grid, scored_B, end_B
+
+
+def plan_documents(
+    n_targets: int, tgt_len: int, batch_size: int, starts_D: np.ndarray, sees_cuts: bool
+) -> DocumentPlan:
+    """At most `batch_size` lanes of about equal length, which begin at some of the documents' first tokens.
+
+    If the model sees where segments are cut, lanes are cut where a single lane would be, at multiples of `tgt_len`:
+    each also reads what stands before its first document in that segment.
+    """
+    even_B = np.arange(batch_size) * n_targets // batch_size
+    nearest_B = np.searchsorted(starts_D, even_B)
+    first_B = np.unique(starts_D[nearest_B[nearest_B < len(starts_D)]])
+    scored = tuple(first_B[first_B < n_targets].tolist())
+    return DocumentPlan(n_targets, tgt_len, n_targets, scored=scored, grid=tgt_len if sees_cuts else 1)
+
+
 def plan_lanes(n_targets: int, tgt_len: int, batch_size: int, burn_in: int, separate: bool = False) -> LanePlan:
     """Divide the segments of `n_targets` targets among at most `batch_size` lanes, with a `burn_in` of whole segments.
 
@@ -86,11 +126,21 @@ def plan_lanes(n_targets: int, tgt_len: int, batch_size: int, burn_in: int, sepa
     return plan if plan.lanes > 1 else LanePlan(n_targets, tgt_len, n_segments * tgt_len, 0, separate)
 
 
+@dataclass(frozen=True)
+class ScoredSegment:
+    """What `lanes` read in a step, and the N targets that are scored in it, as int64."""
+
+    tokens_BT: Tensor
+    starts_BT: Tensor | None  # bool: where documents begin, if they reset the state
+    places_N: Tensor  # the index of each target in the flattened tokens
+    targets_N: Tensor
+    index_N: Tensor  # of each target in the split
+
+
 def scored_segments(
-    stream: np.ndarray, plan: LanePlan, lanes: range
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield for every step the tokens (B, T) of `lanes`, and for the N scored targets (each (N,), all int64):
-    their index in the flattened tokens, the target, and its index in the split.
+    stream: np.ndarray, plan: LanePlan, lanes: range, starts_D: np.ndarray | None = None
+) -> Iterator[ScoredSegment]:
+    """Yield all steps of `lanes`; `starts_D` are the first tokens of documents that reset the state.
 
     Behind the end of a lane stands token 0, and nothing is scored; being last, it influences no scored target.
     """
@@ -102,5 +152,6 @@ def scored_segments(
         scored_BT = inside_BT & (index_BT >= scored_B[:, None])
         index_N = index_BT[scored_BT]
         arrays = tokens_BT, scored_BT.ravel().nonzero()[0], stream[index_N + 1].astype(np.int64), index_N
-        tokens, places, targets, indices = map(torch.from_numpy, arrays)
-        yield tokens, places, targets, indices
+        tokens, *scored = map(torch.from_numpy, arrays)
+        starts_BT = None if starts_D is None else torch.from_numpy(find_documents(starts_D, index_BT)[1] == 0)
+        yield ScoredSegment(tokens, starts_BT, *scored)

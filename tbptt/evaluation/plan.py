@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterator
 from itertools import product
 
+import numpy as np
 import torch
 
 from tbptt.evaluation.config import BurnIn, EvalConfig
-from tbptt.evaluation.lanes import LanePlan, plan_lanes
+from tbptt.evaluation.lanes import LanePlan, plan_documents, plan_lanes
 from tbptt.launch.world import World
 from tbptt.models.protocol import RecurrentModel
 
@@ -22,23 +23,32 @@ log = logging.getLogger(__name__)
 LANE_CHOICES = [2**i for i in range(11)]
 LENGTH_CHOICES = [2**i for i in range(5, 12)]
 LANES_WITHOUT_BURN_IN = 16  # the default with burn_in=none, where the loss depends on the number of lanes
-PIECES_AT_ONCE = 64  # at most by default, on a rank: a state takes memory too, which the estimate does not count
+# Of pieces or documents at most by default, on a rank: a state takes memory too, which the estimate does not count.
+PIECES_AT_ONCE = 64
 STEP_OVERHEAD = {"cpu": 200, "cuda": 8_000}  # fixed time of a step, in tokens that it could compute
 ACTIVATION_SHARE = 0.2  # of the device memory
 CACHE_BYTES = 2**24  # activations per CPU thread: larger steps are slower
 
 
-def choose_plan(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int, world: World) -> LanePlan:
+def choose_plan(
+    model: RecurrentModel,
+    n_targets: int,
+    config: EvalConfig,
+    tgt_len: int,
+    world: World,
+    starts_D: np.ndarray | None = None,
+) -> LanePlan:
     """The plan with the least estimated time among those that fit into memory; the same on all ranks.
 
     `tgt_len` is the requested segment length: another is chosen only where that does not change the loss. Settings in
-    `config` take precedence.
+    `config` take precedence. `starts_D` are the first tokens of documents, if they reset the state.
     """
     device, budget = next(model.parameters()).device, min(world.gather(memory_budget(world.device)))
-    if config.exact and not config.piece_len and model.reach(tgt_len) is None and (config.batch_size or 1) > 1:
+    in_one_lane = config.exact and not config.piece_len and starts_D is None and model.reach(tgt_len) is None
+    if in_one_lane and (config.batch_size or 1) > 1:
         log.info("The state of this model depends on all tokens before it: exact evaluation uses one lane")
     fitting, smallest = [], None
-    for plan in _possible_plans(model, n_targets, config, tgt_len, world):
+    for plan in _possible_plans(model, n_targets, config, tgt_len, world, starts_D):
         lanes = -(-plan.batch_size // world.size)
         multiplications, activations = model.cost(plan.tgt_len)
         step = (lanes * plan.width + STEP_OVERHEAD[device.type]) * multiplications
@@ -53,16 +63,23 @@ def choose_plan(model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_l
 
 
 def _possible_plans(
-    model: RecurrentModel, n_targets: int, config: EvalConfig, tgt_len: int, world: World
+    model: RecurrentModel,
+    n_targets: int,
+    config: EvalConfig,
+    tgt_len: int,
+    world: World,
+    starts_D: np.ndarray | None,
 ) -> Iterator[LanePlan]:
-    lengths = [config.walk_len or tgt_len]
-    if model.any_segments() and not config.walk_len and config.exact:
+    lengths, sees_cuts = [config.walk_len or tgt_len], not model.any_segments()
+    if not sees_cuts and not config.walk_len and (config.exact or starts_D is not None):
         lengths += LENGTH_CHOICES
     for length, lanes in product(lengths, [config.batch_size] if config.batch_size else LANE_CHOICES):
         reach = model.reach(length)
+        limit = lanes if config.batch_size else min(lanes, PIECES_AT_ONCE * world.size)
         if config.piece_len:
-            limit = lanes if config.batch_size else min(lanes, PIECES_AT_ONCE * world.size)
             yield LanePlan(n_targets, length, config.piece_len, separate=True, limit=limit)
+        elif starts_D is not None:
+            yield plan_documents(n_targets, length, limit, starts_D, sees_cuts)
         elif config.burn_in is BurnIn.none:
             yield plan_lanes(n_targets, length, config.batch_size or LANES_WITHOUT_BURN_IN, 0, separate=True)
         elif reach is None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tbptt.data.config import Level
+from tbptt.data.document_lanes import find_documents
 from tbptt.device import Precision, autocast, parameter_dtype, send
 from tbptt.errors import UserError
 from tbptt.evaluation.config import BurnIn, EvalConfig
@@ -64,12 +65,13 @@ def score(
     precision: Precision = Precision.fp32,
     progress: Callable[[int, int], None] = lambda done, total: None,
     world: World = SINGLE_PROCESS,
+    starts_D: np.ndarray | None = None,
 ) -> Score:
     """Score the n-1 targets of a stream of n tokens, from the model's initial state.
 
     `tgt_len` is the model's segment length, used unless `config.tgt_len` is set. The model's mode and context settings
     are restored afterwards. `progress` is called with the number of steps done and the total. The ranks of `world`
-    share the lanes; all return the same score.
+    share the lanes; all return the same score. At the tokens `starts_D`, where documents begin, the state is emptied.
     """
     device = next(model.parameters()).device
     stream = stream[: config.max_tokens + 1] if config.max_tokens else stream
@@ -81,12 +83,12 @@ def score(
                 f"eval.walk_len={config.walk_len} needs eval.same_length=true: otherwise the loss depends on the "
                 "segment length, which is set by eval.tgt_len"
             )
-        plan = choose_plan(model, n_targets, config, T, world)
+        plan = choose_plan(model, n_targets, config, T, world, starts_D)
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
         kept = n_targets if config.save_losses or config.by_position else 0
         losses_N = torch.zeros(kept, dtype=parameter_dtype(precision), device=device)
         steps = sum(map(plan.steps, plan.batches(world)))
-        for step, (nll_N, index_N) in enumerate(_losses(model, stream, plan, precision, world), start=1):
+        for step, (nll_N, index_N) in enumerate(_losses(model, stream, plan, precision, world, starts_D), start=1):
             total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
             if kept:
                 losses_N[send(index_N, device)] = nll_N.to(losses_N.dtype)
@@ -94,29 +96,43 @@ def score(
         total, count = world.sum(torch.stack((total, torch.tensor(count).to(total)))).tolist()
         context = {"mem_len": None, "clamp_len": None, "same_length": None} | reported_context(model)
         losses = world.sum(losses_N).cpu().numpy()  # every loss is nonzero on one rank only
-    burn_in = BurnIn.exact if config.exact else config.burn_in
+    burn_in = BurnIn.exact if config.exact or starts_D is not None else config.burn_in
     settings = {"tgt_len": T, **context, "batch_size": plan.batch_size, "burn_in": burn_in.name}
     settings |= {"piece_len": config.piece_len} if config.piece_len else {}
-    by_position = losses_by_position(losses, plan.positions()) if config.by_position else []
+    settings |= {"reset_state": "document"} if starts_D is not None else {}
+    by_position = losses_by_position(losses, _positions(plan, starts_D)) if config.by_position else []
     seconds = time.perf_counter() - started
     return Score(int(count), total / count, seconds, settings, plan.tgt_len, losses, by_position)
 
 
+def _positions(plan: LanePlan, starts_D: np.ndarray | None) -> np.ndarray:
+    """For each target (n_targets,) int64, how many targets precede it since the state was empty."""
+    if starts_D is None:
+        return plan.positions()
+    return np.minimum(plan.positions(), find_documents(starts_D, np.arange(plan.n_targets))[1])
+
+
 def _losses(
-    model: RecurrentModel, stream: np.ndarray, plan: LanePlan, precision: Precision, world: World
+    model: RecurrentModel,
+    stream: np.ndarray,
+    plan: LanePlan,
+    precision: Precision,
+    world: World,
+    starts_D: np.ndarray | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield for every step on this rank the losses (N,) in nats and the indices (N,) of their targets in the split."""
     device = next(model.parameters()).device
     for lanes in plan.batches(world):
         state = model.for_inference(model.initial_state(len(lanes)))
-        for tokens_BT, places_N, targets_N, index_N in scored_segments(stream, plan, lanes):
+        for segment in scored_segments(stream, plan, lanes, starts_D):
             nll_N = torch.zeros(0, device=device)  # of a burn-in
+            starts = () if segment.starts_BT is None else (send(segment.starts_BT, device),)
             with autocast(device, precision):
-                h_BTD, state = model.hidden(model.send(tokens_BT, device), state)
-                if len(index_N):
-                    h_ND = h_BTD.flatten(0, 1).index_select(0, send(places_N, device))
-                    nll_N = model.softmax(h_ND, model.send(targets_N, device))
-            yield nll_N, index_N
+                h_BTD, state = model.hidden(model.send(segment.tokens_BT, device), state, *starts)
+                if len(segment.index_N):
+                    h_ND = h_BTD.flatten(0, 1).index_select(0, send(segment.places_N, device))
+                    nll_N = model.softmax(h_ND, model.send(segment.targets_N, device))
+            yield nll_N, segment.index_N
 
 
 def reported_context(model: RecurrentModel) -> dict[str, Any]:

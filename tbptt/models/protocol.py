@@ -106,7 +106,9 @@ class RecurrentModel(nn.Module):
         self, tokens_BT: Tensor, targets_BT: Tensor, state: State, starts_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """The losses (B, T) in nats, in token order, and the new state, attached. `starts_BT` as for `hidden`."""
-        h_BTD, state = self.hidden(tokens_BT, state, starts_BT)
+        # A model that knows no documents need not take their starts.
+        starts = () if starts_BT is None else (starts_BT,)
+        h_BTD, state = self.hidden(tokens_BT, state, *starts)
         return self.softmax(h_BTD.flatten(0, 1), targets_BT.flatten()).view(targets_BT.shape), state
 
     def log_probs(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 
 from tbptt.cli.config import Config, as_dict
@@ -24,7 +25,7 @@ from tbptt.report.positions import POSITIONS
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, refuse_training_run, write_results
 from tbptt.tasks.loading import TrainedModel, corpus_to_score, open_trained, require_checkpoint
-from tbptt.tasks.scoring import losses_file, score_split, unused_by_pieces
+from tbptt.tasks.scoring import documents_that_reset, losses_file, score_split, unused_by_pieces
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     log.info("Loading %s", config.checkpoint)
     trained = open_trained(config, overrides, world.device)
     corpus = corpus_to_score(config, trained.checkpoint, overrides)
-    inputs = _inputs(config, trained, corpus)
+    starts_D = documents_that_reset(config, corpus, config.eval.split.name, trained.reset_state)
+    inputs = _inputs(config, trained, corpus) | ({"reset_state": "document"} if starts_D is not None else {})
     losses = losses_file(config, run_dir)
     files = [losses] if losses else []
     files += [run_dir / POSITIONS] if config.eval.by_position else []
@@ -81,9 +83,9 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     with autocast(world.device, config.trainer.precision):
         for note in trained.model.notes():
             log.info("%s", note)
-    results = score_split(config, trained.config.tgt_len, trained.model, corpus, run_dir, world)
+    results = score_split(config, trained.config.tgt_len, trained.model, corpus, run_dir, world, starts_D)
     if config.eval.dynamic.enabled:
-        results |= _score_dynamically(config, trained, corpus)
+        results |= _score_dynamically(config, trained, corpus, starts_D)
     if world.is_main:
         write_results(results | {"scored": inputs}, run_dir)
 
@@ -98,15 +100,18 @@ def _inputs(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> di
     }
 
 
-def _score_dynamically(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> dict[str, Any]:
+def _score_dynamically(
+    config: Config, trained: TrainedModel, corpus: PreparedCorpus, starts_D: np.ndarray | None
+) -> dict[str, Any]:
     """Score the split by dynamic evaluation. The keys of the results start with dynamic_."""
     split, level, precision = config.eval.split.name, corpus.vocabulary.level, config.trainer.precision
     log.info("Dynamic evaluation, in one lane")
     if isinstance(config.eval.dynamic, RMSDynamicConfig):
         log.info("First, gradient statistics of %s training tokens", f"{config.eval.dynamic.statistics_tokens:,}")
     streams, tgt_len = (corpus.splits[split], corpus.splits.get("train")), trained.config.tgt_len
+    starts = starts_D, None if starts_D is None else corpus.documents.get("train")
     with progress(1, 0, "dynamic", level) as bar:
-        scored = score_dynamically(trained.model, *streams, config.eval, tgt_len, precision, bar.update_to)
+        scored = score_dynamically(trained.model, *streams, config.eval, tgt_len, precision, bar.update_to, starts)
     units = loss_units(scored.loss, level)
     units |= original_units(scored.loss, scored.tokens, level, corpus.meta["splits"][split])
     log.info("Dynamic loss (base 2): %.4f, Perplexity: %.2f", scored.loss / math.log(2), units["ppl"])

@@ -40,6 +40,11 @@ class TrainedModel:
     config: ModelConfig
     model: RecurrentModel
 
+    @property
+    def reset_state(self) -> str | None:
+        """The run's trainer.reset_state; None if it was imported."""
+        return self.checkpoint.info["config"].get("trainer", {}).get("reset_state")
+
 
 def require_checkpoint(config: Config) -> Path:
     """The folder of `config.checkpoint`. UserError if it is not set."""

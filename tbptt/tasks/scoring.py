@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
@@ -14,7 +15,8 @@ from tbptt.cli.config import Config
 from tbptt.data.config import Level
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.errors import UserError
-from tbptt.evaluation.losses import save_losses
+from tbptt.evaluation.config import EvalReset
+from tbptt.evaluation.losses import save_document_losses, save_losses
 from tbptt.evaluation.score import report_lines, score
 from tbptt.evaluation.units import loss_units, original_units
 from tbptt.launch.world import World
@@ -22,14 +24,24 @@ from tbptt.models import RecurrentModel
 from tbptt.report.compressors import compressed_bits_per_byte
 from tbptt.report.positions import TRAINED, forget_positions, write_positions
 from tbptt.report.progress import progress
+from tbptt.training.config import ResetState
 
 log = logging.getLogger(__name__)
 
 
 def score_split(
-    config: Config, tgt_len: int, model: RecurrentModel, corpus: PreparedCorpus, run_dir: Path, world: World
+    config: Config,
+    tgt_len: int,
+    model: RecurrentModel,
+    corpus: PreparedCorpus,
+    run_dir: Path,
+    world: World,
+    starts_D: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Score config.eval.split on all ranks of `world`, log a summary, and return the entries of results.json."""
+    """Score config.eval.split on all ranks of `world`, log a summary, and return the entries of results.json.
+
+    `starts_D` are the first tokens of the documents that reset the state.
+    """
     split, level, losses = config.eval.split.name, corpus.vocabulary.level, losses_file(config, run_dir)
     stream = corpus.splits[split]
     name = "text" if corpus.folder.is_file() else split  # a file of the user's, or a split of a corpus
@@ -37,7 +49,7 @@ def score_split(
     if world.is_main:
         forget_positions(run_dir)
     with progress(1, 0, split, level) as bar:
-        scored = score(model, stream, config.eval, tgt_len, config.trainer.precision, bar.update_to, world)
+        scored = score(model, stream, config.eval, tgt_len, config.trainer.precision, bar.update_to, world, starts_D)
     params = sum(parameter.numel() for parameter in model.parameters())
     for line in report_lines(params, scored):
         log.info("%s", line)
@@ -51,6 +63,10 @@ def score_split(
         metadata = {"checkpoint": config.checkpoint or str(run_dir), "tokens": scored.tokens, "loss": scored.loss}
         save_losses(scored.losses_N, losses, metadata | {"split": name, "eval": scored.settings})
         log.info("Losses of every token: %s", losses)
+        if split in corpus.documents:
+            log.info(
+                "Losses of every document: %s", save_document_losses(scored.losses_N, corpus.documents[split], losses)
+            )
     if config.eval.by_position:
         results[TRAINED] = tgt_len
         if world.is_main:
@@ -77,6 +93,22 @@ def losses_file(config: Config, run_dir: Path) -> Path | None:
     if (run_dir / path).is_dir():
         raise UserError(f"eval.save_losses={path} is a folder: it must be a file")
     return run_dir / path
+
+
+def documents_that_reset(config: Config, corpus: PreparedCorpus, split: str, trained: str | None) -> np.ndarray | None:
+    """The first tokens of the documents of `split` if an evaluation resets the state there, else None.
+
+    `trained` is the run's trainer.reset_state, which decides where eval.reset_state is not given. UserError if the
+    corpus has no documents to reset at.
+    """
+    given = config.eval.reset_state
+    at_documents = trained == ResetState.document.name and split in corpus.documents
+    if given is EvalReset.never or (given is None and not at_documents):
+        return None
+    if split not in corpus.documents:
+        name = config.data.name
+        raise UserError(f"eval.reset_state=document needs documents, and data={name} is read as one text without any")
+    return corpus.documents[split]
 
 
 def unused_by_pieces(config: Config) -> dict[str, str]:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tbptt.cli.config import Config, as_dict
 from tbptt.cli.directories import only_process, without_neutral
 from tbptt.data.acquire import check_corpus
 from tbptt.data.config import Level, Order
+from tbptt.data.document_lanes import DocumentLanes
 from tbptt.data.lanes import Lanes
 from tbptt.data.language import save_language
 from tbptt.data.prepare import PreparedCorpus, open_corpus
@@ -29,7 +31,7 @@ from tbptt.report.curves import draw_curves
 from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, write_results
-from tbptt.tasks.scoring import score_split, unused_by_pieces
+from tbptt.tasks.scoring import documents_that_reset, score_split, unused_by_pieces
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 from tbptt.training.config import Reduce, ResetState
 from tbptt.training.loop import LoopState, fit
@@ -99,6 +101,10 @@ class Run:
     def level(self) -> Level:
         return self.corpus.vocabulary.level
 
+    def starts(self, split: str) -> np.ndarray | None:
+        """The first tokens of the documents of `split` where an evaluation resets the state, if it does."""
+        return documents_that_reset(self.config, self.corpus, split, self.config.trainer.reset_state.name)
+
     def checkpoint_info(self) -> dict[str, Any]:
         """The content of checkpoint.json, except the step."""
         config = as_dict(self.config)
@@ -114,6 +120,11 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
     if not newest:
         begin(run_dir, world.is_main)
     corpus = open_corpus(config.data)
+    if config.trainer.reset_state is ResetState.document and not corpus.documents:
+        raise UserError(
+            f"trainer.reset_state=document needs documents, and data={config.data.name} has "
+            "none: use data=documents, data.documents=true where a corpus has them, or trainer.reset_state=epoch"
+        )
     run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
     if newest:
         newest.check_same_run(run.identity)
@@ -158,7 +169,12 @@ def _build_trainer(run: Run) -> Trainer:
     if config.trainer.compile:
         compile_blocks(model)
     shuffle_seed = config.seed if config.data.order is Order.shuffled else None
-    lanes = Lanes.cut(corpus.splits["train"], config.data.batch_size, config.model.tgt_len, shuffle_seed)
+    sizes = config.data.batch_size, config.model.tgt_len, shuffle_seed
+    lanes: Lanes | DocumentLanes
+    if corpus.documents:
+        lanes = DocumentLanes(corpus.splits["train"], corpus.documents["train"], *sizes)
+    else:
+        lanes = Lanes.cut(corpus.splits["train"], *sizes)
     if config.trainer.window > len(lanes):
         log.warning("trainer.window=%s is more than the %s segments of an epoch", config.trainer.window, len(lanes))
     optimizer = config.optimizer.build(model.parameters())
@@ -201,7 +217,7 @@ def _describe(run: Run, trainer: Trainer) -> None:
     """Log the sizes of model and data, and the notes of the model."""
     world, lanes = run.world, trainer.batch_size
     params = sum(parameter.numel() for parameter in trainer.model.parameters())
-    tokens = lanes * trainer.lanes.tokens_BL.shape[1]
+    tokens = lanes * trainer.lanes.length
     ranks = f"{world.size} processes, this one on " if world.size > 1 else ""
     sizes = f"{params:,} parameters, {tokens:,} training tokens in {lanes} lanes"
     log.info("%s, on %s%s", sizes, ranks, world.device)
@@ -214,10 +230,11 @@ def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | N
     """Train to the last step or a stop signal. Returns the signal, or 0."""
     config, world = run.config, run.world
     valid_config = replace(config.eval, max_tokens=config.trainer.eval_tokens, save_losses=None, by_position=False)
+    stream, starts_D = run.corpus.splits["valid"], run.starts("valid")
 
     def validate() -> Score:
         tgt_len, precision = config.model.tgt_len, config.trainer.precision
-        return score(trainer.model, run.corpus.splits["valid"], valid_config, tgt_len, precision, world=world)
+        return score(trainer.model, stream, valid_config, tgt_len, precision, world=world, starts_D=starts_D)
 
     info, level = run.checkpoint_info(), run.level
     log.info("Training; the losses of every %s steps follow", f"{config.trainer.log_every:,}")
@@ -238,7 +255,8 @@ def _score_best(run: Run, trainer: Trainer, loop_state: LoopState) -> dict[str, 
         "best_step": loop_state.best_step,
         "best_valid_loss": loop_state.best_loss,
     }
-    scored = score_split(run.config, run.config.model.tgt_len, trainer.model, run.corpus, run.folder, run.world)
+    starts_D, tgt_len = run.starts(run.config.eval.split.name), run.config.model.tgt_len
+    scored = score_split(run.config, tgt_len, trainer.model, run.corpus, run.folder, run.world, starts_D)
     return scored | {"train": trained}
 
 

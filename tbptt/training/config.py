@@ -19,6 +19,7 @@ class Reduce(Enum):
 class ResetState(Enum):
     epoch = "epoch"  # at the start of every epoch
     never = "never"
+    document = "document"  # at the start of every document, wherever it lies in a segment, and of every epoch
     segment = "segment"  # at the start of every segment: ordinary training, without carried state
 
 

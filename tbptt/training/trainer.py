@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tbptt.data.document_lanes import DocumentLanes
 from tbptt.data.lanes import Lanes
-from tbptt.device import HostCopy, autocast, loss_scaler
+from tbptt.device import HostCopy, autocast, loss_scaler, send
 from tbptt.errors import UserError
 from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import RecurrentModel, State, detach, join_lanes, map_state, slice_lanes
@@ -53,13 +54,16 @@ class Trainer:
     def __init__(
         self,
         model: RecurrentModel,
-        lanes: Lanes,
+        lanes: Lanes | DocumentLanes,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         config: TrainerConfig,
         world: World = SINGLE_PROCESS,
     ):
-        """`lanes` are all lanes of the global batch, of which this rank takes its share."""
+        """`lanes` are all lanes of the global batch, of which this rank takes its share.
+
+        They must show documents where these reset the state.
+        """
         self.model, self.optimizer, self.schedule, self.config, self.world = model, optimizer, schedule, config, world
         self.batch_size, self.own_lanes, self.device = lanes.batch_size, world.lanes(lanes.batch_size), world.device
         self.lanes = lanes.part(self.own_lanes)
@@ -94,7 +98,7 @@ class Trainer:
         The host queues all work on the device without waiting for it; then it checks the results of the update before.
         """
         epoch, index = divmod(self.step, self.updates_per_epoch)
-        if index == 0 and self.config.reset_state is ResetState.epoch:
+        if index == 0 and self.config.reset_state in (ResetState.epoch, ResetState.document):
             self.states = self._empty_states()
         lr = self.schedule.lr(self.step)
         self.lr.fill_(lr)
@@ -102,11 +106,8 @@ class Trainer:
             group["lr"] = self.lr
         first = index * self.config.window
         window = range(first, min(first + self.config.window, len(self.lanes)))
-        segments = [self.lanes.segment(segment, epoch) for segment in window]
-        batches = [
-            [(self._send(tokens_BT[lanes]), self._send(targets_BT[lanes])) for tokens_BT, targets_BT in segments]
-            for lanes in self.micro_batches
-        ]
+        segments = [self._segment(number, epoch) for number in window]
+        batches = [[self._send(segment, lanes) for segment in segments] for lanes in self.micro_batches]
         if self.graph_replay:
             results, self.states = self.graph_replay(self._compute, batches, self.states)
         else:
@@ -118,11 +119,20 @@ class Trainer:
         self.last_results = HostCopy(results)
         return Update(lr, n_tokens, self.last_results)
 
-    def _send(self, ids_BT: Tensor) -> Any:
-        return self.model.send(ids_BT, self.device, PADDING_MULTIPLE if self.graph_replay else 1)
+    def _segment(self, number: int, epoch: int) -> Segment:
+        """A segment of this rank's lanes, with the starts of documents only where they reset the state."""
+        segment: Segment = self.lanes.segment(number, epoch)
+        return segment if self.config.reset_state is ResetState.document else segment[:2]
+
+    def _send(self, segment: Segment, lanes: slice) -> Segment:
+        """The segment of a micro-batch on the device."""
+        tokens_BT, targets_BT, *starts_BT = (x[lanes] for x in segment)
+        multiple = PADDING_MULTIPLE if self.graph_replay else 1
+        ids = (self.model.send(ids_BT, self.device, multiple) for ids_BT in (tokens_BT, targets_BT))
+        return (*ids, *(send(x, self.device) for x in starts_BT))
 
     def _global_tokens(self, segments: list[Segment]) -> int:
-        return self.batch_size * sum(targets_BT.shape[1] for _, targets_BT in segments)
+        return self.batch_size * sum(targets_BT.shape[1] for _, targets_BT, *_ in segments)
 
     def _compute(self, batches: list[list[Segment]], states: list[State]) -> tuple[Tensor, list[State]]:
         """Loss and gradient norm (2,) float64, and the states after the window.
