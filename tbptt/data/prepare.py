@@ -1,6 +1,7 @@
 """Preparation of corpora as token files, which are cached, memory-mapped, and rebuilt when the source changes.
 
-A prepared corpus is a folder: `train.bin valid.bin test.bin` (raw little-endian ids), `vocabulary.json`, `meta.json`.
+A prepared corpus is a folder: `train.bin valid.bin test.bin` (raw little-endian ids), `vocabulary.json`, `meta.json`;
+with documents also `train.starts valid.starts test.starts` (raw little-endian int64: indices of their first tokens).
 It is renamed to its final name when it is complete. It can be moved to another machine and used there as data.path.
 """
 
@@ -33,17 +34,22 @@ from tbptt.errors import UserError, full_disk_reported
 
 log = logging.getLogger(__name__)
 FORMAT = 3
+INDEX = np.dtype("<i8")  # of the tokens that begin documents
 
 
 @dataclass
 class PreparedCorpus:
-    """Token streams by split (memory-mapped), their vocabulary, and `meta.json`: counts and origin."""
+    """Token streams by split (memory-mapped), their vocabulary, and `meta.json`: counts and origin.
+
+    `documents` has for each split the index of every document's first token, the start: int64, ascending, the first 0.
+    It is empty for a corpus without documents.
+    """
 
     folder: Path
     splits: dict[str, np.ndarray]
     vocabulary: Vocabulary
     meta: dict[str, Any]
-    documents: dict[str, np.ndarray] = field(default_factory=dict)  # by split, the index of each one's first token
+    documents: dict[str, np.ndarray] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """The properties that must match those of a checkpoint to resume it on this corpus."""
@@ -57,11 +63,13 @@ class PreparedCorpus:
 
     def verify(self) -> None:
         """Check the SHA-256 of every token file. UserError if one differs."""
-        for split in SPLITS:
-            with open(self.folder / f"{split}.bin", "rb") as file:
+        written = {f"{split}.bin": self.meta["splits"][split]["sha256"] for split in SPLITS}
+        written |= {f"{split}.starts": self.meta["splits"][split]["starts_sha256"] for split in self.documents}
+        for name, sha256 in written.items():
+            with open(self.folder / name, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != self.meta["splits"][split]["sha256"]:
-                raise UserError(f"{self.folder / split}.bin is not as it was written: delete {self.folder}")
+            if digest != sha256:
+                raise UserError(f"{self.folder / name} is not as it was written: delete {self.folder}")
 
 
 def open_corpus(config: DataConfig) -> PreparedCorpus:
@@ -160,15 +168,20 @@ def _open(folder: Path) -> PreparedCorpus:
     vocabulary = Vocabulary.from_file(folder / "vocabulary.json")
     if vocabulary.sha256 != meta["vocabulary_sha256"]:
         raise ValueError("vocabulary.json has another SHA-256 than recorded")
+    counts = {split: meta["splits"][split] for split in SPLITS}
     dtype = np.dtype(meta["dtype"])
-    splits: dict[str, np.ndarray] = {}
-    for split in SPLITS:
-        path = folder / f"{split}.bin"
-        size, expected = path.stat().st_size, meta["splits"][split]["tokens"] * dtype.itemsize
-        if size != expected:
-            raise ValueError(f"{path.name} has {size} bytes instead of {expected}")
-        splits[split] = np.memmap(path, dtype=dtype, mode="r")
-    return PreparedCorpus(folder, splits, vocabulary, meta)
+    splits = {split: _mapped(folder / f"{split}.bin", dtype, counts[split]["tokens"]) for split in SPLITS}
+    having = [split for split in SPLITS if "documents" in counts[split]]
+    documents = {split: _mapped(folder / f"{split}.starts", INDEX, counts[split]["documents"]) for split in having}
+    return PreparedCorpus(folder, splits, vocabulary, meta, documents)
+
+
+def _mapped(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    """Memory-map a file of `count` numbers. ValueError if it has another size."""
+    size, expected = path.stat().st_size, count * dtype.itemsize
+    if size != expected:
+        raise ValueError(f"{path.name} has {size} bytes instead of {expected}")
+    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def _folder(config: DataConfig) -> Path:
