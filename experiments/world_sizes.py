@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from tbptt.cli.processes import join_world
+from tbptt.data.document_lanes import DocumentLanes
 from tbptt.data.lanes import Lanes
 from tbptt.device import Precision, parameter_dtype
 from tbptt.launch.rank_info import RankInfo
@@ -28,29 +29,33 @@ from tbptt.models.mixers import AttentionConfig, GatedDeltaConfig, RelativeAtten
 from tbptt.models.protocol import ModelConfig
 from tbptt.models.stack import StackConfig
 from tbptt.models.transformer_xl import TransformerXLConfig
-from tbptt.training.config import Reduce, TrainerConfig
+from tbptt.training.config import Reduce, ResetState, TrainerConfig
 from tbptt.training.optimizers import AdamConfig
 from tbptt.training.schedules import CosineConfig
 from tbptt.training.trainer import Trainer
 
 LANES, VOCABULARY, STEPS = 6, 50, 12  # 6 lanes do not divide evenly by 4
 SIZES = {"d_model": 16, "n_layer": 3, "dropout": 0.0, "tgt_len": 5}
+TRANSFORMER_XL = TransformerXLConfig(
+    **SIZES, n_head=2, d_head=8, d_inner=24, mem_len=7, dropatt=0.0, cutoffs=[10, 25], div_val=2
+)
+HYBRID = StackConfig(
+    **SIZES,
+    layers=["gated_delta", "attention", "relative_attention"],
+    d_inner=24,
+    gated_delta=GatedDeltaConfig(n_head=2, d_key=8, d_value=8, chunk_len=4),
+    attention=AttentionConfig(n_head=2, d_head=8, window=6),
+    relative_attention=RelativeAttentionConfig(n_head=2, d_head=8, mem_len=7),
+)
 MODELS: dict[str, ModelConfig] = {
-    "Transformer-XL": TransformerXLConfig(
-        **SIZES, n_head=2, d_head=8, d_inner=24, mem_len=7, dropatt=0.0, cutoffs=[10, 25], div_val=2
-    ),
+    "Transformer-XL": TRANSFORMER_XL,
     "LSTM": LSTMConfig(**SIZES),
-    "hybrid": StackConfig(
-        **SIZES,
-        layers=["gated_delta", "attention", "relative_attention"],
-        d_inner=24,
-        gated_delta=GatedDeltaConfig(n_head=2, d_key=8, d_value=8, chunk_len=4),
-        attention=AttentionConfig(n_head=2, d_head=8, window=6),
-        relative_attention=RelativeAttentionConfig(n_head=2, d_head=8, mem_len=7),
-    ),
+    "hybrid": HYBRID,
+    "hybrid, documents": HYBRID,
 }
-WINDOWS = {"Transformer-XL": 1, "LSTM": 2, "hybrid": 3}  # segments of an update
-SHUFFLE_SEEDS = {"hybrid": 5}  # the others read their lanes in order
+WINDOWS = {"LSTM": 2, "hybrid": 3, "hybrid, documents": 2}  # segments of an update, where not 1
+SHUFFLE_SEEDS = {"hybrid": 5, "hybrid, documents": 5}  # the others read their lanes in order
+DOCUMENTS = {"hybrid, documents": [1, 2, 3, 30, 9, 4]}  # their lengths, over and over; they reset the state
 MICRO_BATCHES = (None, 2, 1)
 WORLD_SIZES = (1, 2, 3, 4)
 
@@ -73,9 +78,14 @@ def run(world: World, job: Job) -> dict[str, Any]:
     stream = np.random.default_rng(0).integers(VOCABULARY, size=700).astype(np.uint8)
     torch.manual_seed(3)
     model = settings.build(VOCABULARY).to(dtype=parameter_dtype(precision))
-    optimizer, lanes = AdamConfig(lr=0.003), Lanes.cut(stream, LANES, settings.tgt_len, SHUFFLE_SEEDS.get(job.model))
+    optimizer, sizes = AdamConfig(lr=0.003), (LANES, settings.tgt_len, SHUFFLE_SEEDS.get(job.model))
+    lanes: Lanes | DocumentLanes = Lanes.cut(stream, *sizes)
+    if lengths := DOCUMENTS.get(job.model):
+        starts_D = np.cumsum([0, *lengths * len(stream)])
+        lanes = DocumentLanes(stream, starts_D[starts_D < len(stream)], *sizes)
     config = TrainerConfig(
-        window=WINDOWS[job.model],
+        window=WINDOWS.get(job.model, 1),
+        reset_state=ResetState.document if job.model in DOCUMENTS else ResetState.epoch,
         max_steps=2 * STEPS,
         micro_batch=job.micro_batch,
         reduce=job.reduce,

@@ -82,5 +82,5 @@ def test_every_token_belongs_to_the_document_that_began_last(corpus):
 
 
 def test_a_stream_too_short_for_its_lanes_is_refused():
-    with pytest.raises(UserError, match="data.batch_size=3 lanes need at least 4 tokens; there are 3"):
+    with pytest.raises(UserError, match=r"data\.batch_size=3 lanes need at least 4 tokens; there are 3"):
         DocumentLanes(np.arange(3), np.array([0]), 3, 2)
