@@ -14,6 +14,7 @@ from tbptt.device import Precision
 from tbptt.errors import UserError
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
 from tbptt.models.dropout import Dropout
+from tbptt.models.lstm_pieces import run_lstm
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.vocabulary.clusters import ClusteredIds
@@ -94,5 +95,5 @@ class LSTM(RecurrentModel):
     ) -> tuple[Tensor, State]:
         x_BTD = self.drop(self.embedding(tokens_BT))
         h_LBD, c_LBD = (x.transpose(0, 1).to(x_BTD.dtype).contiguous() for x in state)
-        y_BTD, new = self.lstm(x_BTD, (h_LBD, c_LBD))
+        y_BTD, new = run_lstm(self.lstm, x_BTD, h_LBD, c_LBD, starts_BT)
         return self.drop(y_BTD), tuple(x.transpose(0, 1).contiguous() for x in new)

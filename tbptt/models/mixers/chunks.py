@@ -4,12 +4,15 @@
 
 Shapes: B lanes, H heads, T tokens, K and V sizes of keys and values, N chunks of C tokens. States (B, H, K, V).
 Decays are given by their logarithms, which are at most 0: only differences c_i - c_j <= 0 of their sums are ever
-exponentiated, so that nothing overflows however fast a state is forgotten.
+exponentiated, so that nothing overflows however fast a state is forgotten. Where a document starts (documents.py), what
+came before it is left out by masks: a log decay of -inf in the differences, never in the sums.
 
 Loops take their chunks from `unbind`, whose gradient is one tensor; that of every x[:, :, n] would be as large as x.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,11 +31,49 @@ def join_chunks(x: Tensor, length: int) -> Tensor:
     return x.flatten(2, 3)[:, :, :length]
 
 
-def decay_matrix(c_BHNC: Tensor) -> Tensor:
-    """D_ij = exp(c_i - c_j) for j <= i, else 0: what is left at i of what came in at j. (B, H, N, C, C)."""
-    C = c_BHNC.shape[-1]
-    later = torch.ones(C, C, dtype=torch.bool, device=c_BHNC.device).triu(1)
-    return (c_BHNC.unsqueeze(-1) - c_BHNC.unsqueeze(-2)).masked_fill(later, -torch.inf).exp()
+def document_starts(since_BT: Tensor, chunk: int) -> Tensor:
+    """The index in its chunk at which each token's document starts, (B, N, C); below 0: before the chunk.
+
+    Padded tokens belong to the last document.
+    """
+    T = since_BT.shape[1]
+    start_BT = torch.arange(T, device=since_BT.device) - since_BT
+    if padding := -T % chunk:
+        start_BT = torch.cat([start_BT, start_BT[:, -1:].expand(-1, padding)], dim=1)
+    start_BNC = start_BT.unflatten(1, (-1, chunk))
+    return start_BNC - chunk * torch.arange(start_BNC.shape[1], device=since_BT.device).unsqueeze(-1)
+
+
+class LogDecays(NamedTuple):
+    """What is left, in logarithms, -inf where that is nothing. With a channel axis if there is a decay per channel."""
+
+    between: Tensor  # (B, H, N, C, C): at token i of what came in at j of the same chunk; -inf for j > i
+    from_start: Tensor  # (B, H, N, C): at token i of the state before its chunk
+    to_end: Tensor  # (B, H, N, C): after the chunk of what came in at token j
+    across: Tensor  # (B, H, N): after the chunk of the state before it
+
+
+def log_decays(log_decay_BHT: Tensor, chunk: int, since_BT: Tensor | None) -> LogDecays:
+    """From those of every token, (B, H, T) or (B, H, T, K)."""
+    c = split_chunks(log_decay_BHT, chunk).cumsum(3)
+    token = torch.arange(chunk, device=c.device)
+    unseen = token > token.unsqueeze(-1)  # (C, C): the later ones
+    between, from_start, to_end = c.unsqueeze(4) - c.unsqueeze(3), c, c[:, :, :, -1:] - c
+    if since_BT is not None:
+        start_BNC = document_starts(since_BT, chunk)
+        unseen = (unseen | (token < start_BNC.unsqueeze(-1))).unsqueeze(1)
+        from_start = _forget(c, start_BNC >= 0)
+        to_end = _forget(to_end, token < start_BNC[:, :, -1:])
+    return LogDecays(
+        between.masked_fill(unseen.view(*unseen.shape, *[1] * (c.dim() - 4)), -torch.inf),
+        from_start, to_end, from_start[:, :, :, -1],
+    )  # fmt: skip
+
+
+def _forget(log_decay_BHNC: Tensor, mask_BNC: Tensor) -> Tensor:
+    """The same with -inf where the mask is set, in all heads and channels."""
+    mask = mask_BNC.unsqueeze(1)
+    return log_decay_BHNC.masked_fill(mask.view(*mask.shape, *[1] * (log_decay_BHNC.dim() - 4)), -torch.inf)
 
 
 def carry(S_BHKV: Tensor, kept_BHN: Tensor, added_BHNKV: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +90,13 @@ def carry(S_BHKV: Tensor, kept_BHN: Tensor, added_BHNKV: Tensor) -> tuple[Tensor
 
 
 def scalar_decay_attention(
-    q_BGTK: Tensor, k_BGTK: Tensor, v_BHTV: Tensor, log_decay_BHT: Tensor, S_BHKV: Tensor, chunk: int
+    q_BGTK: Tensor,
+    k_BGTK: Tensor,
+    v_BHTV: Tensor,
+    log_decay_BHT: Tensor,
+    S_BHKV: Tensor,
+    chunk: int,
+    since_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence with one decay per head and token (SSD, Dao and Gu 2024): outputs (B, H, T, V), final state.
 
@@ -57,22 +104,28 @@ def scalar_decay_attention(
     """
     G, T = q_BGTK.shape[1:3]
     q, k = (split_chunks(x, chunk) for x in (q_BGTK, k_BGTK))
-    v, c = split_chunks(v_BHTV, chunk), split_chunks(log_decay_BHT, chunk).cumsum(-1)
+    v, decays = split_chunks(v_BHTV, chunk), log_decays(log_decay_BHT, chunk, since_BT)
 
     def grouped(x: Tensor) -> Tensor:
         return x.unflatten(1, (G, -1))
 
     scores = (q @ k.transpose(-1, -2)).unsqueeze(2)
-    inside = (scores * grouped(decay_matrix(c))).flatten(1, 2) @ v
-    at_end = v * (c[..., -1:] - c).exp().unsqueeze(-1)
+    inside = (scores * grouped(decays.between.exp())).flatten(1, 2) @ v
+    at_end = v * decays.to_end.exp().unsqueeze(-1)
     added = torch.einsum("bgnck,bgrncv->bgrnkv", k, grouped(at_end)).flatten(1, 2)
-    starts, S_BHKV = carry(S_BHKV, c[..., -1].exp(), added)
+    starts, S_BHKV = carry(S_BHKV, decays.across.exp(), added)
     carried = torch.einsum("bgnck,bgrnkv->bgrncv", q, grouped(starts)).flatten(1, 2)
-    return join_chunks(inside + carried * c.exp().unsqueeze(-1), T), S_BHKV
+    return join_chunks(inside + carried * decays.from_start.exp().unsqueeze(-1), T), S_BHKV
 
 
 def channel_decay_attention(
-    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, log_decay_BHTK: Tensor, S_BHKV: Tensor, chunk: int
+    q_BHTK: Tensor,
+    k_BHTK: Tensor,
+    v_BHTV: Tensor,
+    log_decay_BHTK: Tensor,
+    S_BHKV: Tensor,
+    chunk: int,
+    since_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence with a decay for every channel of the keys (GLA, Yang et al. 2023): outputs, final state.
 
@@ -80,14 +133,12 @@ def channel_decay_attention(
     Here every pair of tokens of a chunk has its own factor, which is never above 1: C times as many exponentials.
     """
     T = q_BHTK.shape[2]
-    q, k, v, g = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV, log_decay_BHTK))
-    c = g.cumsum(-2)
-    later = torch.ones(chunk, chunk, dtype=torch.bool, device=c.device).triu(1).unsqueeze(-1)
-    decay = (c.unsqueeze(-2) - c.unsqueeze(-3)).masked_fill(later, -torch.inf).exp()  # (B, H, N, C, C, K)
-    inside = torch.einsum("bhnik,bhnjk,bhnijk->bhnij", q, k, decay) @ v
-    added = (k * (c[..., -1:, :] - c).exp()).transpose(-1, -2) @ v
-    starts, S_BHKV = carry(S_BHKV, c[..., -1, :].exp(), added)
-    return join_chunks(inside + (q * c.exp()) @ starts, T), S_BHKV
+    q, k, v = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV))
+    decays = log_decays(log_decay_BHTK, chunk, since_BT)
+    inside = torch.einsum("bhnik,bhnjk,bhnijk->bhnij", q, k, decays.between.exp()) @ v
+    added = (k * decays.to_end.exp()).transpose(-1, -2) @ v
+    starts, S_BHKV = carry(S_BHKV, decays.across.exp(), added)
+    return join_chunks(inside + (q * decays.from_start.exp()) @ starts, T), S_BHKV
 
 
 def gated_delta_rule(
@@ -98,6 +149,7 @@ def gated_delta_rule(
     beta_BHT: Tensor,
     S_BHKV: Tensor,
     chunk: int,
+    since_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """S_t = a_t (1 - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T (Yang et al. 2024): outputs (B, H, T, V), final state.
 
@@ -108,9 +160,12 @@ def gated_delta_rule(
     q, k, v = (
         split_chunks(x, chunk).contiguous() for x in (q_BHTK, k_BHTK, v_BHTV)
     )  # copied once, not by every product
-    c, beta = split_chunks(log_decay_BHT, chunk).cumsum(-1), split_chunks(beta_BHT, chunk).unsqueeze(-1)
-    D = decay_matrix(c)
-    from_start, to_end = c.exp().unsqueeze(-1), (c[..., -1:] - c).exp().unsqueeze(-1)
+    decays, beta = log_decays(log_decay_BHT, chunk, since_BT), split_chunks(beta_BHT, chunk).unsqueeze(-1)
+    D, from_start, to_end = (
+        decays.between.exp(),
+        decays.from_start.exp().unsqueeze(-1),
+        decays.to_end.exp().unsqueeze(-1),
+    )
     k_beta = k * beta
     # Only the part below the diagonal is read; its diagonal counts as 1.
     mixed = (k_beta @ k.transpose(-1, -2)) * D
@@ -118,7 +173,7 @@ def gated_delta_rule(
     # Solved from the right, transposed, since LAPACK counts along columns: else both sides would be copied into them.
     solved = torch.linalg.solve_triangular(mixed.mT, right.mT, upper=True, left=False, unitriangular=True).mT
     U, W = solved.split([V, right.shape[-1] - V], dim=-1)
-    k_end, kept = (k * to_end).transpose(-1, -2), c[..., -1].exp()[..., None, None]
+    k_end, kept = (k * to_end).transpose(-1, -2), decays.across.exp()[..., None, None]
     starts, written, S = [], [], S_BHKV.flatten(0, 1)
     for U_n, W_n, k_n, kept_n in zip(*(x.flatten(0, 1).unbind(1) for x in (U, W, k_end, kept))):
         starts.append(S)

@@ -88,7 +88,7 @@ class GatedDelta(Mixer):
     def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         H, G, K, V = self.n_head, self.value_heads, self.d_key, self.d_value
         projected = joined_linear(x_BTD, self.query, self.key, self.value)
-        convolved, past = self.convolution(projected, state["past"])
+        convolved, past = self.convolution(projected, state["past"], since_BT)
         dtype = state["S"].dtype
         q, k, v = F.silu(convolved).to(dtype).split([H * K, H * K, G * V], dim=-1)
         q_BHTK, k_BHTK = (_unit(x.unflatten(-1, (H, K))).transpose(1, 2) for x in (q, k))
@@ -100,7 +100,7 @@ class GatedDelta(Mixer):
         with torch.autocast(x_BTD.device.type, enabled=False):
             o_BGTV, S = recurrence(
                 q_BGTK, k_BGTK, v_BGTV, log_decay_BTG.transpose(1, 2), beta_BTG.transpose(1, 2), state["S"],
-                self.chunk_len,
+                self.chunk_len, since_BT,
             )  # fmt: skip
             o_BTGV = F.rms_norm(o_BGTV.transpose(1, 2), (V,), self.norm_weight_V.to(dtype), self.norm_eps)
         gated = o_BTGV.flatten(-2) * F.silu(self.gate(x_BTD))

@@ -76,7 +76,9 @@ class GLA(Mixer):
         log_decay_BHTK = log_decay.unflatten(-1, (H, K)).transpose(1, 2)
         recurrence = self.recurrence(channel_decay_attention, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            o_BHTV, S = recurrence(q_BHTK * K**-0.5, k_BHTK, v_BHTV, log_decay_BHTK, state["S"], self.chunk_len)
+            o_BHTV, S = recurrence(
+                q_BHTK * K**-0.5, k_BHTK, v_BHTV, log_decay_BHTK, state["S"], self.chunk_len, since_BT
+            )
             o_BTHV = F.rms_norm(o_BHTV.transpose(1, 2), (V,), self.norm_weight_V.to(dtype), self.norm_eps)
         gated = o_BTHV.flatten(-2) * F.silu(self.gate(x_BTD))
         return self.output(gated.to(x_BTD.dtype)), {"S": S}

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tbptt.models.mixers import chunks
 
@@ -72,33 +73,63 @@ def fused(plain: Recurrence, dtype: torch.dtype) -> Recurrence:
     return partial(FUSED[plain], dtype)
 
 
-def _scalar_decay_attention(dtype, q_BGTK, k_BGTK, v_BHTV, log_decay_BHT, S_BHKV, chunk):
+def _scalar_decay_attention(dtype, q_BGTK, k_BGTK, v_BHTV, log_decay_BHT, S_BHKV, chunk, since_BT=None):
     from fla.ops.simple_gla import chunk_simple_gla
 
     q_BHTK, k_BHTK = (x.repeat_interleave(v_BHTV.shape[1] // x.shape[1], dim=1) for x in (q_BGTK, k_BGTK))
-    return _run(chunk_simple_gla, dtype, q_BHTK, k_BHTK, v_BHTV, S_BHKV, g=log_decay_BHT)
+    return _run(chunk_simple_gla, dtype, q_BHTK, k_BHTK, v_BHTV, S_BHKV, since_BT, g=log_decay_BHT)
 
 
-def _channel_decay_attention(dtype, q_BHTK, k_BHTK, v_BHTV, log_decay_BHTK, S_BHKV, chunk):
+def _channel_decay_attention(dtype, q_BHTK, k_BHTK, v_BHTV, log_decay_BHTK, S_BHKV, chunk, since_BT=None):
     from fla.ops.gla import chunk_gla
 
-    return _run(chunk_gla, dtype, q_BHTK, k_BHTK, v_BHTV, S_BHKV, g=log_decay_BHTK)
+    return _run(chunk_gla, dtype, q_BHTK, k_BHTK, v_BHTV, S_BHKV, since_BT, g=log_decay_BHTK)
 
 
-def _gated_delta_rule(dtype, q_BHTK, k_BHTK, v_BHTV, log_decay_BHT, beta_BHT, S_BHKV, chunk):
+def _gated_delta_rule(dtype, q_BHTK, k_BHTK, v_BHTV, log_decay_BHT, beta_BHT, S_BHKV, chunk, since_BT=None):
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
-    return _run(chunk_gated_delta_rule, dtype, q_BHTK, k_BHTK, v_BHTV, S_BHKV, g=log_decay_BHT, beta=beta_BHT)
+    return _run(chunk_gated_delta_rule, dtype, q_BHTK, k_BHTK, v_BHTV, S_BHKV, since_BT, g=log_decay_BHT, beta=beta_BHT)
 
 
 def _run(
-    kernel: Recurrence, dtype: torch.dtype, q: Tensor, k: Tensor, v: Tensor, S_BHKV: Tensor, **gates: Tensor
+    kernel: Recurrence,
+    dtype: torch.dtype,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    S_BHKV: Tensor,
+    since_BT: Tensor | None,
+    **gates: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gates and states keep their dtype, and the kernels choose the length of a chunk themselves."""
-    q_BTHK, k_BTHK, v_BTHV = (x.to(dtype).transpose(1, 2) for x in (q, k, v))
-    gates = {name: gate.transpose(1, 2) for name, gate in gates.items()}
-    o_BTHV, S = kernel(q=q_BTHK, k=k_BTHK, v=v_BTHV, **gates, scale=1.0, initial_state=S_BHKV, output_final_state=True)
+    inputs = {"q": q.to(dtype), "k": k.to(dtype), "v": v.to(dtype)} | gates
+    inputs = {name: x.transpose(1, 2) for name, x in inputs.items()}
+    kernel = partial(kernel, scale=1.0, output_final_state=True)
+    if since_BT is None:
+        o_BTHV, S = kernel(**inputs, initial_state=S_BHKV)
+    else:
+        o_BTHV, S = _run_sequences(kernel, inputs, S_BHKV, since_BT)
     return o_BTHV.transpose(1, 2).to(S_BHKV.dtype), S
+
+
+def _run_sequences(
+    kernel: Recurrence, inputs: dict[str, Tensor], S_BHKV: Tensor, since_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All lanes in one row, as N sequences: one begins with every lane, and one where a document starts (`since` is 0).
+
+    On a GPU the host waits for the device to learn how many there are.
+    """
+    B, T = since_BT.shape
+    begins_BT = (since_BT == 0).index_fill(1, since_BT.new_zeros(1), True)
+    borders = torch.cat([begins_BT.flatten().nonzero().flatten(), since_BT.new_tensor([B * T])])
+    last_B = begins_BT.sum(1).cumsum(0) - 1
+    first_B = F.pad(last_B[:-1] + 1, (1, 0))
+    carried = S_BHKV.masked_fill((since_BT[:, 0] == 0)[:, None, None, None], 0)
+    initial_NHKV = S_BHKV.new_zeros(len(borders) - 1, *S_BHKV.shape[1:]).index_copy(0, first_B, carried)
+    row = {name: x.flatten(0, 1).unsqueeze(0) for name, x in inputs.items()}
+    o, S_NHKV = kernel(**row, initial_state=initial_NHKV, cu_seqlens=borders)
+    return o.view(B, T, *o.shape[2:]), S_NHKV[last_B]
 
 
 FUSED: dict[Recurrence, Recurrence] = {

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from tbptt.models.lstm_pieces import run_lstm
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
 
@@ -48,7 +49,8 @@ class LSTMMixer(Mixer):
         return {"h": self.state_zeros(batch_size, D), "c": self.state_zeros(batch_size, D)}
 
     def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
-        dtype = state["c"].dtype
+        h_1BD, c_1BD = state["h"].unsqueeze(0), state["c"].unsqueeze(0)
+        starts_BT = None if since_BT is None else since_BT == 0
         with torch.autocast(x_BTD.device.type, enabled=False):
-            y_BTD, (h, c) = self.lstm(x_BTD.to(dtype), (state["h"].unsqueeze(0), state["c"].unsqueeze(0)))
+            y_BTD, (h, c) = run_lstm(self.lstm, x_BTD.to(c_1BD.dtype), h_1BD, c_1BD, starts_BT)
         return y_BTD.to(x_BTD.dtype), {"h": h.squeeze(0), "c": c.squeeze(0)}

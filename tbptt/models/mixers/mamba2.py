@@ -98,7 +98,7 @@ class Mamba2(Mixer):
     def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         H, P, G, N = self.n_head, self.d_head, self.n_group, self.d_state
         projected = joined_linear(x_BTD, self.value, self.key, self.query)
-        convolved, past = self.convolution(projected, state["past"])
+        convolved, past = self.convolution(projected, state["past"], since_BT)
         dtype = state["S"].dtype
         v, k, q = F.silu(convolved).to(dtype).split([H * P, G * N, G * N], dim=-1)
         v_BHTP = v.unflatten(-1, (H, P)).transpose(1, 2)
@@ -108,7 +108,7 @@ class Mamba2(Mixer):
         recurrence = self.recurrence(scalar_decay_attention, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
             y_BHTP, S = recurrence(
-                q_BGTN, k_BGTN, v_BHTP * dt_BHT.unsqueeze(-1), log_decay_BHT, state["S"], self.chunk_len
+                q_BGTN, k_BGTN, v_BHTP * dt_BHT.unsqueeze(-1), log_decay_BHT, state["S"], self.chunk_len, since_BT
             )
             y_BHTP = y_BHTP + self.skip_H.to(dtype)[:, None, None] * v_BHTP
         gated_BTE = y_BHTP.transpose(1, 2).flatten(-2) * F.silu(self.gate(x_BTD))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbptt.errors import UserError
-from tbptt.models.mixers.chunks import carry, join_chunks, split_chunks
+from tbptt.models.mixers.chunks import carry, document_starts, join_chunks, log_decays, split_chunks
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
@@ -97,8 +97,9 @@ class MLSTM(Mixer):
         )
         with torch.autocast(x_BTD.device.type, enabled=False):
             h_BHTV, C, n, m = mlstm_cell(
-                q_BHTK, k_BHTK, v_BHTV, i_BHT, f_BHT, state["C"], state["n"], state["m"], self.chunk_len, self.eps
-            )
+                q_BHTK, k_BHTK, v_BHTV, i_BHT, f_BHT, state["C"], state["n"], state["m"], self.chunk_len, self.eps,
+                since_BT,
+            )  # fmt: skip
             normed = F.layer_norm(h_BHTV.transpose(1, 2), (V,), eps=self.norm_eps) * self.norm_weight_HV.to(dtype)
             if self.norm_bias_HV is not None:
                 normed = normed + self.norm_bias_HV
@@ -117,28 +118,38 @@ def mlstm_cell(
     m_BH: Tensor,
     chunk: int,
     eps: float,
+    since_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Outputs (B, H, T, V), and the state after the last token. `i` and `f` are the gates before exp and sigmoid."""
-    T, padding = q_BHTK.shape[2], -q_BHTK.shape[2] % chunk
+    T = q_BHTK.shape[2]
     # The normaliser n is one more channel of the values, which is always 1.
     v, S = torch.cat([v_BHTV, torch.ones_like(v_BHTV[..., :1])], -1), torch.cat([C_BHKV, n_BHK.unsqueeze(-1)], -1)
     q, k, v = (split_chunks(x, chunk) for x in (q_BHTK * q_BHTK.shape[-1] ** -0.5, k_BHTK, v))
-    i = split_chunks(i_BHT, chunk, value=-torch.inf)
-    c = F.pad(F.logsigmoid(f_BHT), (0, padding)).unflatten(2, (-1, chunk)).cumsum(-1)
-    later = torch.ones(chunk, chunk, dtype=torch.bool, device=c.device).triu(1)
-    L = (c.unsqueeze(-1) - c.unsqueeze(-2) + i.unsqueeze(-2)).masked_fill(later, -torch.inf)
-    to_end = c[..., -1:] - c + i
+    i, log_f_BHT = split_chunks(i_BHT, chunk, value=-torch.inf), F.logsigmoid(f_BHT)
+    decays = log_decays(log_f_BHT, chunk, since_BT)
+    L, to_end = decays.between + i.unsqueeze(-2), decays.to_end + i
+    largest, largest_at_end = L.amax(-1), to_end.amax(-1)
+    if since_BT is not None:
+        fresh = _from_empty(log_f_BHT, chunk, since_BT)
+        largest, largest_at_end = torch.maximum(largest, fresh), torch.maximum(largest_at_end, fresh[..., -1])
     # Without eps nothing depends on m, and its gradient is left out; with eps it is of that order.
     settle = torch.Tensor.detach if eps == 0 else torch.Tensor.clone
     borders = [m_BH]
-    for length_BH, largest_BH in zip(c[..., -1].unbind(2), to_end.amax(-1).unbind(2)):
-        borders.append(settle(torch.maximum(length_BH + borders[-1], largest_BH)))
+    for across_BH, largest_BH in zip(decays.across.unbind(2), largest_at_end.unbind(2)):
+        borders.append(settle(torch.maximum(across_BH + borders[-1], largest_BH)))
     m_start, m_end = torch.stack(borders[:-1], 2).unsqueeze(-1), torch.stack(borders[1:], 2).unsqueeze(-1)
-    from_start = c + m_start
-    m = settle(torch.maximum(L.amax(-1), from_start))
+    from_start = decays.from_start + m_start
+    m = settle(torch.maximum(largest, from_start))
     added = (k * (to_end - m_end).exp().unsqueeze(-1)).transpose(-1, -2) @ v
     starts, S = carry(S, (from_start[..., -1:] - m_end).exp().squeeze(-1), added)
     h = ((q @ k.transpose(-1, -2)) * (L - m.unsqueeze(-1)).exp()) @ v
     h = h + (q @ starts) * (from_start - m).exp().unsqueeze(-1)
     h = h[..., :-1] / (torch.maximum(h[..., -1:].abs(), (-m).exp().unsqueeze(-1)) + eps)
     return join_chunks(h, T), S[..., :-1], S[..., -1], borders[-1]
+
+
+def _from_empty(log_f_BHT: Tensor, chunk: int, since_BT: Tensor) -> Tensor:
+    """What the m of the empty state, 0, has become since a document's start in this chunk, (B, H, N, C); else -inf."""
+    c, start_BNC = split_chunks(log_f_BHT, chunk).cumsum(-1), document_starts(since_BT, chunk)
+    before = F.pad(c, (1, 0)).gather(-1, start_BNC.clamp(min=0).unsqueeze(1).expand_as(c))
+    return (c - before).masked_fill((start_BNC < 0).unsqueeze(1), -torch.inf)

@@ -2,7 +2,7 @@
 
     log a_t = -8 sigmoid(r_t) softplus(L),   h_t = a_t h_(t-1) + sqrt(1 - a_t^2) sigmoid(i_t) x_t
 
-The first token after the empty state comes in without the square root: an empty state is not one of zeros.
+The first token of a document comes in without the square root: an empty state is not one of zeros.
 
 Shapes: B lanes, T tokens, D model size, W width of the recurrence.
 """
@@ -85,21 +85,28 @@ class RGLRU(Mixer):
 
     def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         dtype = state["h"].dtype
-        x_BTW, past = self.convolution(self.input(x_BTD), state["past"])
+        x_BTW, past = self.convolution(self.input(x_BTD), state["past"], since_BT)
         r_BTW, i_BTW, x_BTW = (y.to(dtype) for y in (self.recurrence_gate(x_BTW), self.input_gate(x_BTW), x_BTW))
         with torch.autocast(x_BTD.device.type, enabled=False):
-            h_BTW = rg_lru(x_BTW, r_BTW, i_BTW, self.decay_W.to(dtype), state["h"], state["empty"])
+            h_BTW = rg_lru(x_BTW, r_BTW, i_BTW, self.decay_W.to(dtype), state["h"], state["empty"], since_BT)
         gated = h_BTW * F.gelu(self.gate(x_BTD), approximate="tanh")
         new = {"h": h_BTW[:, -1], "empty": torch.zeros_like(state["empty"]), "past": past}
         return self.output(gated.to(x_BTD.dtype)), new
 
 
-def rg_lru(x_BTW: Tensor, r_BTW: Tensor, i_BTW: Tensor, decay_W: Tensor, h_BW: Tensor, empty_B1: Tensor) -> Tensor:
+def rg_lru(
+    x_BTW: Tensor, r_BTW: Tensor, i_BTW: Tensor, decay_W: Tensor, h_BW: Tensor, empty_B1: Tensor,
+    since_BT: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """All h (B, T, W), from the state h and whether it is empty (1 or 0); gates before their sigmoid."""
     log_a = -SHARPNESS * r_BTW.sigmoid() * F.softplus(decay_W)
     first_BT1 = F.pad(empty_B1.unsqueeze(1), (0, 0, 0, x_BTW.shape[1] - 1)) > 0
+    if since_BT is not None:
+        first_BT1 = first_BT1 | (since_BT == 0).unsqueeze(-1)
     # The root's gradient at a = 1 is infinite; where it is not wanted, it is not taken.
     scale = torch.where(first_BT1, 1.0, -torch.expm1(2 * log_a)).sqrt()
+    if since_BT is not None:
+        log_a = log_a.masked_fill(first_BT1, -torch.inf)  # the scan sums them, and takes no differences
     return linear_scan(log_a, scale * i_BTW.sigmoid() * x_BTW, h_BW)
 
 

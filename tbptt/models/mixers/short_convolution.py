@@ -18,14 +18,23 @@ class ShortConvolution(nn.Module):
         self.weight_CW = nn.Parameter(torch.empty(channels, width))
         self.bias_C = nn.Parameter(torch.empty(channels)) if bias else None
 
-    def forward(self, x_BTC: Tensor, past_BPC: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolved (B, T, C), in the dtype of x, and the last P inputs, in that of `past_BPC`."""
-        T = x_BTC.shape[1]
+    def forward(self, x_BTC: Tensor, past_BPC: Tensor, since_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The convolved (B, T, C), in the dtype of x, and the last P inputs, in that of `past_BPC`.
+
+        With `since_BT` (documents.py) no tap looks past the start of its document: zeros are before it.
+        """
+        T, weight_CW = x_BTC.shape[1], self.weight_CW.to(x_BTC.dtype)
         inputs = torch.cat([past_BPC.to(x_BTC.dtype), x_BTC], dim=1)
-        y_BTC = Correlation.apply(inputs, self.weight_CW.to(x_BTC.dtype))
+        past = inputs[:, T:].to(past_BPC.dtype, copy=True)
+        if since_BT is None:
+            y_BTC = Correlation.apply(inputs, weight_CW)
+        else:
+            y_BTC = MaskedCorrelation.apply(inputs, weight_CW, since_BT)
+            lag_P = torch.arange(past.shape[1] - 1, -1, -1, device=past.device)  # behind the last token
+            past = past.masked_fill((lag_P > since_BT[:, -1:]).unsqueeze(-1), 0)
         if self.bias_C is not None:
             y_BTC = y_BTC + self.bias_C.to(x_BTC.dtype)
-        return y_BTC, inputs[:, T:].to(past_BPC.dtype, copy=True)
+        return y_BTC, past
 
 
 class Correlation(torch.autograd.Function):
@@ -45,6 +54,35 @@ class Correlation(torch.autograd.Function):
         T, W = dy_BTC.shape[1], weight_CW.shape[1]
         taps = [(dy_BTC * inputs[:, tap : tap + T]).sum((0, 1)) for tap in range(W)]
         return correlate(F.pad(dy_BTC, (0, 0, W - 1, W - 1)), weight_CW.flip(1)), torch.stack(taps, dim=1)
+
+
+class MaskedCorrelation(torch.autograd.Function):
+    """The same, where an input that lies d tokens back counts if and only if d <= since_t."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weight_CW: Tensor, since_BT: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight_CW, since_BT)
+        T, W = since_BT.shape[1], weight_CW.shape[1]
+        y_BTC = inputs[:, W - 1 :] * weight_CW[:, W - 1]
+        for tap in range(W - 1):
+            y_BTC.addcmul_(_reached(inputs[:, tap : tap + T], since_BT, W - 1 - tap), weight_CW[:, tap])
+        return y_BTC
+
+    @staticmethod
+    def backward(ctx, dy_BTC: Tensor) -> tuple[Tensor, Tensor, None]:
+        inputs, weight_CW, since_BT = ctx.saved_tensors
+        T, W = since_BT.shape[1], weight_CW.shape[1]
+        d_inputs, taps = torch.zeros_like(inputs), []
+        for tap in range(W):
+            dy = _reached(dy_BTC, since_BT, W - 1 - tap)
+            d_inputs[:, tap : tap + T].addcmul_(dy, weight_CW[:, tap])
+            taps.append((dy * inputs[:, tap : tap + T]).sum((0, 1)))
+        return d_inputs, torch.stack(taps, dim=1), None
+
+
+def _reached(x_BTC: Tensor, since_BT: Tensor, lag: int) -> Tensor:
+    """x where the input that lies `lag` tokens back belongs to the same document, else 0."""
+    return x_BTC.masked_fill((since_BT < lag).unsqueeze(-1), 0) if lag else x_BTC
 
 
 def correlate(inputs: Tensor, weight_CW: Tensor) -> Tensor:

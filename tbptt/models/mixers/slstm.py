@@ -12,6 +12,7 @@ Shapes: B lanes, T tokens, D model size, H heads, E = D / H; the 4 gates are i, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 from typing import ClassVar
 
 import torch
@@ -82,7 +83,7 @@ class SLSTM(Mixer):
 
     def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         H, dtype = self.n_head, state["c"].dtype
-        convolved, past = self.convolution(x_BTD, state["past"])
+        convolved, past = self.convolution(x_BTD, state["past"], since_BT)
         convolved = F.silu(convolved)
         gates = (
             self.input_gate(convolved), self.forget_gate(convolved), self.cell_input(x_BTD), self.output_gate(x_BTD),
@@ -90,12 +91,17 @@ class SLSTM(Mixer):
         gates_BT4D = torch.stack([gate.to(dtype) for gate in gates], dim=2) + self.bias_4D
         y, c, n, m = (state[key] for key in ("y", "c", "n", "m"))
         recurrent_HEF, outputs = self.recurrent_HE4E.to(dtype).flatten(2), []
+        starts = repeat(None) if since_BT is None else (since_BT == 0).unsqueeze(-1).unbind(1)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            for gates_B4D in gates_BT4D.unbind(1):
+            for gates_B4D, start_B1 in zip(gates_BT4D.unbind(1), starts):
+                if start_B1 is not None:
+                    y = y.masked_fill(start_B1, 0)
                 fed_back = torch.einsum("bhe,hef->bhf", y.unflatten(-1, (H, -1)), recurrent_HEF)
                 fed_back = fed_back.unflatten(-1, (4, -1)).transpose(1, 2).flatten(-2)
                 i, f, z, o = (gates_B4D + fed_back).unbind(1)
                 kept = F.logsigmoid(f) + m
+                if start_B1 is not None:
+                    kept = kept.masked_fill(start_B1, -torch.inf)  # nothing is kept, and m is i
                 new_m = torch.where(n == 0, i, torch.maximum(i, kept)).detach()
                 kept, added = (kept - new_m).exp(), (i - new_m).exp()
                 c, n, m = kept * c + added * z.tanh(), kept * n + added, new_m

@@ -10,6 +10,7 @@ import torch
 
 from tbptt.device import Precision
 from tbptt.errors import UserError
+from tbptt.models.documents import tokens_since_start
 from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config, chunks, kernels
 from tbptt.models.mixers.kernels import FUSED, Kernels, fused, pick_kernels
 from tbptt.models.stack import StackConfig
@@ -54,18 +55,30 @@ def draw_inputs(plain, dtype=torch.float64):
     return [x.requires_grad_() for x in inputs]
 
 
-def results(form, inputs):
+def draw_starts():
+    """Tokens since the start of a document: one lane begins with a start, both have several, some in a row."""
+    starts_BT = torch.zeros(B, T, dtype=torch.bool)
+    starts_BT[0, [0, 5, 6, 30]] = starts_BT[1, [11, T - 1]] = True
+    return tokens_since_start(starts_BT)
+
+
+STARTS = pytest.mark.parametrize("since_BT", [None, draw_starts()], ids=["no_starts", "starts"])
+
+
+def results(form, inputs, since_BT=None):
     """Outputs, final state, and the gradients of all inputs for fixed random gradients of both."""
     generator = torch.Generator().manual_seed(1)
-    found = form(*inputs, 8)
+    found = form(*inputs, 8, since_BT)
     given = [torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) for x in found]
     return [*found, *torch.autograd.grad(found, inputs, given)]
 
 
 @FORMS
-def test_kernels_get_their_arguments_so_that_they_compute_the_plain_form(plain, loops_instead):
+@STARTS
+def test_kernels_get_their_arguments_so_that_they_compute_the_plain_form(plain, since_BT, loops_instead):
     inputs = draw_inputs(plain)
-    for ours, expected in zip(results(fused(plain, torch.float64), inputs), results(plain, inputs), strict=True):
+    found, wanted = results(fused(plain, torch.float64), inputs, since_BT), results(plain, inputs, since_BT)
+    for ours, expected in zip(found, wanted, strict=True):
         assert ours.dtype == expected.dtype
         assert_relatively_close(ours, expected, 1e-10)
 
@@ -116,12 +129,14 @@ def test_stand_ins_are_like_the_package(plain):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @FORMS
-def test_where_the_kernels_are_installed_they_compute_the_plain_form(plain):
+@STARTS
+def test_where_the_kernels_are_installed_they_compute_the_plain_form(plain, since_BT):
     pytest.importorskip("experiments.interpreter")
     pytest.importorskip(THEIR_LOOPS[plain][0])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = [x.detach().to(device, torch.float32).requires_grad_() for x in draw_inputs(plain)]
-    found, expected = results(fused(plain, torch.float32), inputs), results(plain, inputs)
+    since_BT = None if since_BT is None else since_BT.to(device)
+    found, expected = (results(form, inputs, since_BT) for form in (fused(plain, torch.float32), plain))
     for ours, exact in zip(found, expected, strict=True):
         assert_relatively_close(ours, exact, 5e-3 if device.type == "cuda" else 1e-5)  # a GPU rounds products to TF32
 
