@@ -91,7 +91,7 @@ def work(overrides: list[str], vocabulary: int) -> None:
     tokens = zipf_tokens(300 * config.data.batch_size * config.model.tgt_len, vocabulary)
     lanes = Lanes.cut(tokens, config.data.batch_size, config.model.tgt_len)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
-    trainer = Trainer(model, lanes, config.optimizer.build(model.parameters()), schedule, config.trainer)
+    trainer = Trainer(model, lanes, config.optimizer.build(model), schedule, config.trainer)
     take_turns(trainer.update)
 
 

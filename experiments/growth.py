@@ -92,7 +92,7 @@ def trainer(name: str, length: int) -> Trainer:
     model = config.model.build(VOCABULARY)
     lanes = Lanes.cut(zipf_tokens(4 * LANES * length + 1, VOCABULARY), LANES, length)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
-    return Trainer(model, lanes, config.optimizer.build(model.parameters()), schedule, config.trainer)
+    return Trainer(model, lanes, config.optimizer.build(model), schedule, config.trainer)
 
 
 def updates(names: list[str], lengths: list[int], turns: int) -> list[dict[str, Any]]:

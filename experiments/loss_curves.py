@@ -55,7 +55,7 @@ def curve(config: Config, precision: Precision, attention: Attention, steps: int
     torch.manual_seed(config.seed)
     model = config.model.build(len(corpus.vocabulary)).to(device, parameter_dtype(precision))
     lanes = Lanes.cut(corpus.splits["train"], config.data.batch_size, config.model.tgt_len)
-    schedule, optimizer = config.scheduler.build(config.optimizer.lr, steps), config.optimizer.build(model.parameters())
+    schedule, optimizer = config.scheduler.build(config.optimizer.lr, steps), config.optimizer.build(model)
     trainer, losses = Trainer(model, lanes, optimizer, schedule, config.trainer, World(device=device)), []
     with progress(steps, 0, "train", corpus.vocabulary.level) as shown:
         for _ in range(steps):

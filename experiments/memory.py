@@ -68,7 +68,7 @@ def peak(config: Config) -> dict[str, int]:
         recompute = config.trainer.activation_checkpointing
         model = config.model.build(WORDS, recompute)
         window = Window(model, recompute=recompute)
-        optimizer = config.optimizer.build(model.parameters())
+        optimizer = config.optimizer.build(model)
         tokens_BT = torch.zeros(B, T, dtype=torch.int64)
         segments = [(tokens_BT, tokens_BT)] * config.trainer.window
 

@@ -45,7 +45,7 @@ def train(updates: int) -> float:
     model, B, T = config.model.build(256), config.data.batch_size, config.model.tgt_len
     stream = np.random.default_rng(0).integers(256, size=B * T * (updates + 6) + 1, dtype=np.uint8)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
-    optimizer = config.optimizer.build(model.parameters())
+    optimizer = config.optimizer.build(model)
     trainer = Trainer(model, Lanes.cut(stream, B, T), optimizer, schedule, config.trainer)
     for _ in range(5):
         trainer.update()

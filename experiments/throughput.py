@@ -155,7 +155,7 @@ def measure(config: Config, vocabulary: int, steps: int, eval_tokens: int, path:
 
     def train() -> tuple[float, float, int]:
         schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
-        optimizer = config.optimizer.build(model.parameters())
+        optimizer = config.optimizer.build(model)
         trainer = Trainer(model, lanes, optimizer, schedule, config.trainer, World(device=device))
         first = timed(lambda: trainer.update().loss)
         seconds = [timed(trainer.update) for _ in range(steps + WARM_UP)]

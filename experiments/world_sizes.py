@@ -93,7 +93,7 @@ def run(world: World, job: Job) -> dict[str, Any]:
         device="cpu",
     )
     schedule = CosineConfig().build(optimizer.lr, config.max_steps)
-    trainer = Trainer(model, lanes, optimizer.build(model.parameters()), schedule, config, world)
+    trainer = Trainer(model, lanes, optimizer.build(model), schedule, config, world)
     if job.start:
         start = deepcopy(job.start)  # an optimizer keeps what it is given, and changes it
         model.load_state_dict(start["weights"])

@@ -78,7 +78,7 @@ def settings(adam: ForeignAdam) -> tuple[list[str], list[str]]:
         )
     notes = [f"its Adam had {', '.join(descriptions)}"] if descriptions else []
     if decay and (adam.decoupled or group.get("decoupled_weight_decay")):
-        name, overrides = "adamw", [*overrides, f"optimizer.weight_decay={decay}"]
+        name, overrides = "adamw", [*overrides, f"optimizer.weight_decay={decay}", "optimizer.decay=all"]
         notes.append(f"its weight_decay={decay} is decoupled: that is optimizer=adamw, which takes Adam's state")
     elif decay:
         notes.append(

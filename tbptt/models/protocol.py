@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tbptt.device import Precision, send
 from tbptt.errors import UserError
+from tbptt.models.parameters import ParameterGroups, group_parameters
 
 State = Any  # a pytree of tensors, lanes on axis 0
 
@@ -123,6 +124,10 @@ class RecurrentModel(nn.Module):
     def notes(self) -> list[str]:
         """Log messages about choices that depend on the device and dtype of the weights, and on autocast."""
         return []
+
+    def parameter_groups(self) -> ParameterGroups:
+        """Its parameters by what they are: optimizers treat the groups differently."""
+        return group_parameters(self)
 
     def context(self) -> dict[str, Any]:
         """The settings of the context length, which may differ between training and evaluation."""

@@ -177,7 +177,7 @@ def _build_trainer(run: Run) -> Trainer:
         lanes = Lanes.cut(corpus.splits["train"], *sizes)
     if config.trainer.window > len(lanes):
         log.warning("trainer.window=%s is more than the %s segments of an epoch", config.trainer.window, len(lanes))
-    optimizer = config.optimizer.build(model.parameters())
+    optimizer = config.optimizer.build(model)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
     if world.size == 1 and config.trainer.reduce is Reduce.bf16:
         log.warning("trainer.reduce=bf16 has no effect with a single process, which sends no gradients")

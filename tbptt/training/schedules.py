@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from tbptt.errors import UserError
@@ -92,6 +93,40 @@ class ConstantConfig(SchedulerConfig):
         return 1.0
 
 
+class DecayForm(Enum):
+    linear = "linear"
+    cosine = "cosine"
+    sqrt = "sqrt"  # 1 - sqrt(progress): falls fast at first (Haegele et al. 2024)
+
+
+@dataclass
+class WSDConfig(SchedulerConfig):
+    """Warm-up, stable, decay (Hu et al. 2024): constant, then down to `min_factor` over the last updates."""
+
+    name: str = "wsd"
+    decay_share: float = 0.2  # of all updates
+    form: DecayForm = DecayForm.linear
+    min_factor: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.decay_share <= 1:
+            raise UserError(f"scheduler.decay_share={self.decay_share} must be between 0 and 1: a share of all updates")
+        check_min_factor(self.min_factor)
+
+    def factor(self, step: int, steps: int) -> float:
+        length = min(steps, round(self.decay_share * (steps + self.warmup_steps)))
+        if step <= steps - length:
+            return 1.0
+        progress = (step - (steps - length)) / length
+        left = {
+            DecayForm.linear: 1 - progress,
+            DecayForm.cosine: (1 + math.cos(math.pi * progress)) / 2,
+            DecayForm.sqrt: 1 - math.sqrt(progress),
+        }[self.form]
+        return self.min_factor + (1 - self.min_factor) * left
+
+
 @dataclass
 class PlateauConfig(ConstantConfig):
     """Constant, but multiplied by `decay` after every `patience` validations in a row without a new best loss."""
@@ -139,5 +174,5 @@ class PlateauSchedule(Schedule):
 
 
 CONFIGS: dict[str, type[SchedulerConfig]] = {
-    config.name: config for config in (CosineConfig, InverseSqrtConfig, ConstantConfig, PlateauConfig)
+    config.name: config for config in (CosineConfig, InverseSqrtConfig, ConstantConfig, WSDConfig, PlateauConfig)
 }

@@ -23,6 +23,7 @@ from tbptt.errors import UserError
 from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import RecurrentModel, State, detach, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
+from tbptt.training.optimizers import load_state, saved_state
 from tbptt.training.parallel import data_parallel
 from tbptt.training.replay import PADDING_MULTIPLE, make_graph_replay
 from tbptt.training.schedules import Schedule
@@ -103,7 +104,7 @@ class Trainer:
         lr = self.schedule.lr(self.step)
         self.lr.fill_(lr)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = lr if group.get("rate_on_host") else self.lr
         first = index * self.config.window
         window = range(first, min(first + self.config.window, len(self.lanes)))
         segments = [self._segment(number, epoch) for number in window]
@@ -214,7 +215,7 @@ class Trainer:
             "last": self.last_results and self.last_results.read(),
             "emptied": self.emptied,
             "lane_states": self.world.gather_lanes(join_lanes(self.states), self.batch_size),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {"state": saved_state(self.optimizer, self.model)},
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": self.world.gather(rng),
@@ -229,7 +230,7 @@ class Trainer:
         """Load the optimizer's state, but not its settings: those of this run apply."""
         if self.graph_replay:
             self.graph_replay.reset()
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": saved["state"]})
+        load_state(self.optimizer, self.model, saved["state"])
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.step, self.tokens, self.nonfinite = saved["step"], saved["tokens"], saved["nonfinite"]

@@ -38,7 +38,7 @@ def test_every_choice_works(tmp_path, choice):
         model = config.model.build(300_000)
     assert from_dict(type(config.model), as_dict(config.model)) == config.model
     config.generate.check()
-    config.optimizer.build(model.parameters())
+    config.optimizer.build(model)
     assert config.scheduler.build(1.0, 100).lr(50) > 0
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tbptt.interop.importing import read
-from tbptt.training.optimizers import AdamWConfig
+from tbptt.training.optimizers import AdamWConfig, Decay
 from tests.helpers import composed
 from tests.interop.foreign_files import fairseq_file, nvidia_file, original_file
 
@@ -35,7 +35,7 @@ SET = ["optimizer.betas=[0.9,0.98]", "optimizer.eps=1e-06"]
 def test_decoupled_weight_decay_is_adamws(tmp_path):
     path = tmp_path / "checkpoint.pt"
     chosen, notes = optimizer_of("fairseq", path, [GROUP], {})
-    assert chosen == ["optimizer=adamw", *SET, "optimizer.weight_decay=0.1"]
+    assert chosen == ["optimizer=adamw", *SET, "optimizer.weight_decay=0.1", "optimizer.decay=all"]
     assert "betas=[0.9,0.98], eps=1e-06, a learning rate of 0.0001" in notes and "decoupled" in notes
     stated = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.0}
     chosen, notes = optimizer_of("fairseq", path, [], stated, state=False)
@@ -58,5 +58,10 @@ def test_the_overrides_of_an_optimizer_are_settings_here(tmp_path):
     chosen, _ = optimizer_of("fairseq", tmp_path / "checkpoint.pt", [GROUP], {})
     optimizer = composed(*chosen, "optimizer.from_checkpoint=true").optimizer
     assert optimizer == AdamWConfig(
-        lr=optimizer.lr, betas=[0.9, 0.98], eps=1e-6, weight_decay=0.1, from_checkpoint=True
+        lr=optimizer.lr,
+        betas=[0.9, 0.98],
+        eps=1e-6,
+        weight_decay=0.1,
+        decay=Decay.all,
+        from_checkpoint=True,
     )

@@ -83,7 +83,7 @@ def test_the_base_model_makes_one_full_update():
     B, T, cutoffs = config.data.batch_size, config.model.tgt_len, config.model.cutoffs
     assert (B, T) == (60, 150)
     stream = np.random.default_rng(0).integers(WORDS, size=B * T + 1, dtype=np.uint32)
-    optimizer = config.optimizer.build(model.parameters())
+    optimizer = config.optimizer.build(model)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     update = Trainer(model, Lanes.cut(stream, B, T), optimizer, schedule, config.trainer).update()

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbptt.errors import UserError
-from tbptt.training.schedules import CONFIGS, ConstantConfig, CosineConfig, InverseSqrtConfig, PlateauConfig
+from tbptt.training.schedules import (
+    CONFIGS,
+    ConstantConfig,
+    CosineConfig,
+    DecayForm,
+    InverseSqrtConfig,
+    PlateauConfig,
+    WSDConfig,
+)
 
 LR = 0.2
 steps = st.integers(1, 500)
@@ -53,6 +61,31 @@ def test_inverse_sqrt_times_the_root_of_the_step_is_constant(warmup_steps, step)
     schedule = InverseSqrtConfig(warmup_steps=warmup_steps).build(LR, 10_000)
     later = warmup_steps + step
     assert schedule.lr(later) * math.sqrt(later) == pytest.approx(LR * math.sqrt(warmup_steps))
+
+
+@given(st.integers(10, 500), st.floats(0, 1), st.sampled_from(DecayForm), st.sampled_from([0.0, 0.1]))
+def test_wsd_is_constant_and_then_falls_to_its_end(max_steps, decay_share, form, min_factor):
+    config = WSDConfig(decay_share=decay_share, form=form, min_factor=min_factor)
+    rates = [config.build(LR, max_steps).lr(step) for step in range(max_steps + 1)]
+    first = max_steps - round(decay_share * max_steps)
+    assert set(rates[: first + 1]) == {LR}
+    assert all(a > b for a, b in pairwise(rates[first:]))
+    assert rates[-1] == pytest.approx(min_factor * LR if first < max_steps else LR, abs=1e-15)
+
+
+@given(st.integers(10, 200), st.integers(1, 200))
+def test_two_wsd_runs_are_one_until_the_shorter_decays(short, longer):
+    """So that a run of the stable phase serves as the beginning of any length."""
+    one, other = (WSDConfig(decay_share=0.25).build(LR, steps) for steps in (short, short + longer))
+    for step in range(short - round(0.25 * short) + 1):
+        assert one.lr(step) == other.lr(step)
+
+
+def test_wsd_decays_by_the_form_it_is_given():
+    rates = {form: WSDConfig(decay_share=1.0, form=form).build(1.0, 4).lr(1) for form in DecayForm}
+    assert rates[DecayForm.linear] == pytest.approx(0.75)
+    assert rates[DecayForm.cosine] == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert rates[DecayForm.sqrt] == pytest.approx(0.5)
 
 
 @given(steps)

@@ -10,7 +10,7 @@ from tbptt.data.lanes import Lanes
 from tbptt.device import Precision
 from tbptt.errors import UserError
 from tbptt.models.protocol import map_state
-from tbptt.training.optimizers import AdamConfig, AdamWConfig, SGDConfig
+from tbptt.training.optimizers import AdamConfig, AdamWConfig, MuonConfig, SGDConfig
 from tbptt.training.schedules import ConstantConfig
 from tbptt.training.trainer import Trainer
 from tests.models.tiny import random_stream, tiny_lstm, tiny_stack, tiny_txl
@@ -18,6 +18,8 @@ from tests.training.trainers import make_trainer
 
 MODELS = {"txl": tiny_txl, "lstm": tiny_lstm, "stack": tiny_stack}
 BOTH_MODELS = pytest.mark.parametrize("name", MODELS)
+OPTIMIZERS = [AdamConfig(), AdamWConfig(), SGDConfig(momentum=0.9), MuonConfig()]
+OPTIMIZERS_AT_RATES = [AdamConfig(lr=0.01), AdamWConfig(lr=0.01), SGDConfig(lr=1.0, momentum=0.9)]
 SGD = {"optimizer": SGDConfig(lr=1.0), "scheduler": ConstantConfig(), "precision": Precision.fp64}
 
 
@@ -52,7 +54,7 @@ def test_the_gradient_is_scaled_to_the_clip_norm_where_longer_and_reported_befor
 
 
 @BOTH_MODELS
-@pytest.mark.parametrize("optimizer", [AdamConfig(lr=0.01), AdamWConfig(lr=0.01), SGDConfig(lr=1.0, momentum=0.9)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS_AT_RATES)
 def test_clipping_inside_the_optimizer_is_clipping_before_it(name, optimizer):
     """In float64 the gradient is scaled first, in other precisions where the optimizer reads it."""
     found = []
@@ -67,7 +69,7 @@ def test_clipping_inside_the_optimizer_is_clipping_before_it(name, optimizer):
 
 
 @BOTH_MODELS
-@pytest.mark.parametrize("optimizer", [AdamConfig(), AdamWConfig(), SGDConfig(momentum=0.9)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_loss_that_is_not_finite_changes_neither_weights_nor_optimizer(name, optimizer):
     trainer = make_trainer(MODELS[name](dtype=torch.float32), some_lanes(), optimizer, micro_batch=2)
     trainer.update()
@@ -82,7 +84,7 @@ def test_a_loss_that_is_not_finite_changes_neither_weights_nor_optimizer(name, o
         assert before and all(torch.equal(after[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("optimizer", [AdamConfig(), AdamWConfig(), SGDConfig(momentum=0.9)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_first_update_that_is_skipped_leaves_no_trace(optimizer):
     trainers = [make_trainer(tiny_txl(), some_lanes(), optimizer, precision=Precision.fp64) for _ in range(2)]
     for trainer, factor in zip(trainers, (1.0, math.inf)):

@@ -18,7 +18,7 @@ def make_trainer(
     optimizer, scheduler = optimizer or AdamConfig(lr=0.01), scheduler or CosineConfig()
     config = TrainerConfig(**{"max_steps": 20, "device": "cpu"} | settings)
     schedule = scheduler.build(optimizer.lr, config.max_steps)
-    return Trainer(model, lanes, optimizer.build(model.parameters()), schedule, config)
+    return Trainer(model, lanes, optimizer.build(model), schedule, config)
 
 
 def numbers_of(update: Update) -> tuple[float, ...]:

@@ -48,6 +48,8 @@ class SLSTM(Mixer):
 
     NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ("convolution.weight_CW",)
     COMPILES: ClassVar[bool] = False
+    # Of every head and gate.
+    PROJECTIONS: ClassVar = {"recurrent_HE4E": lambda x: [gate for head in x.unbind(0) for gate in head.unbind(1)]}
 
     def __init__(self, config: SLSTMConfig, d_model: int, layer: int, n_layer: int):
         super().__init__()
