@@ -103,8 +103,8 @@ def rg_lru(
     first_BT1 = F.pad(empty_B1.unsqueeze(1), (0, 0, 0, x_BTW.shape[1] - 1)) > 0
     if since_BT is not None:
         first_BT1 = first_BT1 | (since_BT == 0).unsqueeze(-1)
-    # The root's gradient at a = 1 is infinite; where it is not wanted, it is not taken.
-    scale = torch.where(first_BT1, 1.0, -torch.expm1(2 * log_a)).sqrt()
+    # The root's gradient at a = 1 is infinite; where it is not wanted, it is not taken, nor where a has rounded to 1.
+    scale = torch.where(first_BT1, 1.0, -torch.expm1(2 * log_a)).clamp(min=torch.finfo(log_a.dtype).tiny).sqrt()
     if since_BT is not None:
         log_a = log_a.masked_fill(first_BT1, -torch.inf)  # the scan sums them, and takes no differences
     return linear_scan(log_a, scale * i_BTW.sigmoid() * x_BTW, h_BW)

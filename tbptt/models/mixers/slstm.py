@@ -97,14 +97,12 @@ class SLSTM(Mixer):
         with torch.autocast(x_BTD.device.type, enabled=False):
             for gates_B4D, start_B1 in zip(gates_BT4D.unbind(1), starts):
                 if start_B1 is not None:
-                    y = y.masked_fill(start_B1, 0)
+                    y, n = y.masked_fill(start_B1, 0), n.masked_fill(start_B1, 0)
                 fed_back = torch.einsum("bhe,hef->bhf", y.unflatten(-1, (H, -1)), recurrent_HEF)
                 fed_back = fed_back.unflatten(-1, (4, -1)).transpose(1, 2).flatten(-2)
                 i, f, z, o = (gates_B4D + fed_back).unbind(1)
-                kept = F.logsigmoid(f) + m
-                if start_B1 is not None:
-                    kept = kept.masked_fill(start_B1, -torch.inf)  # nothing is kept, and m is i
-                new_m = torch.where(n == 0, i, torch.maximum(i, kept)).detach()
+                kept = (F.logsigmoid(f) + m).masked_fill(n == 0, -torch.inf)  # nothing, of the empty state
+                new_m = torch.maximum(i, kept).detach()
                 kept, added = (kept - new_m).exp(), (i - new_m).exp()
                 c, n, m = kept * c + added * z.tanh(), kept * n + added, new_m
                 y = o.sigmoid() * c / n

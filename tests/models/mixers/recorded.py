@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tbptt.models.documents import tokens_since_start
 from tbptt.models.protocol import State
 
 GOLDEN = Path(__file__).parents[2] / "golden_mixers"
@@ -55,32 +56,61 @@ def assert_layer_agrees(
     name: str,
     parameters: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     state_of: Callable[[State], dict[str, Tensor]],
-    lengths: list[int] | None = None,
 ) -> None:
     """With the recorded parameters a mixer, or a block, has the recorded outputs, states and gradients, in any pieces.
 
-    `parameters` arranges arrays under the reference's names (values, or gradients of the loss) under ours; `state_of`
-    gives our state under the reference's names.
+    So have documents in one lane, wherever it is cut. `parameters` arranges arrays under the reference's names (values,
+    or gradients of the loss) under ours; `state_of` gives our state under the reference's names.
     """
     arrays = load(name)
     mixer.double().load_state_dict(parameters(under(arrays, "params/")))
     cuts = [int(cut) for cut in arrays["pieces/cuts"]]
     for ends in ([cuts[-1]], cuts, list(range(1, cuts[-1] + 1))):
-        x = arrays["in/x"].clone().requires_grad_()
-        state, outputs, start = mixer.initial_state(len(x)), [], 0
-        for end in ends:
-            y, state = mixer(x[:, start:end], state)
-            outputs.append(y)
-            start = end
-            for key, value in state_of(state).items():
-                expected = arrays.get(f"pieces/{end}/{key}")
-                if expected is not None:
-                    assert_agrees(value, expected, 1e-10, f"{key} after {end}")
-        y = torch.cat(outputs, dim=1)
-        assert_agrees(y, arrays["out/y"], 1e-10, f"outputs in {len(ends)} pieces")
-        loss, named = (y * arrays["weight/y"]).sum(), dict(mixer.named_parameters())
-        gradients = torch.autograd.grad(loss, [x, *named.values()])
-        assert_agrees(gradients[0], arrays["grad/x"], 1e-8, "gradient of x")
-        wanted = parameters(under(arrays, "grad/params/"))
-        for key, gradient in zip(named, gradients[1:]):
-            assert_agrees(gradient, wanted[key], 1e-8, f"gradient of {key} in {len(ends)} pieces")
+        _assert_pieces_agree(mixer, arrays, ends, parameters, state_of)
+    if documents := under(arrays, "documents/"):
+        T = documents["in/first"].shape[1]
+        starts = documents["in/first"].any(0).nonzero().flatten()
+        for cuts in ([], starts, starts - 1, starts + 1):
+            ends = sorted({*(int(cut) for cut in cuts if 0 < cut < T), T})
+            _assert_pieces_agree(mixer, documents, ends, parameters, state_of)
+
+
+def _assert_pieces_agree(mixer: Any, arrays: dict[str, Tensor], ends: list[int], parameters, state_of) -> None:
+    x, starts_BT = arrays["in/x"].clone().requires_grad_(), arrays.get("in/first")
+    state, outputs, start = mixer.initial_state(len(x)), [], 0
+    for end in ends:
+        since_BT = None if starts_BT is None else tokens_since_start(starts_BT[:, start:end])
+        y, state = mixer(x[:, start:end], state, since_BT)
+        outputs.append(y)
+        start = end
+        recorded = under(arrays, f"pieces/{end}/") or (under(arrays, "out/") if end == x.shape[1] else {})
+        if recorded:
+            _assert_states_agree(state, state_of(state), recorded, end)
+    y = torch.cat(outputs, dim=1)
+    assert_agrees(y, arrays["out/y"], 1e-10, f"outputs in {len(ends)} pieces")
+    loss, named = (y * arrays["weight/y"]).sum(), dict(mixer.named_parameters())
+    gradients = torch.autograd.grad(loss, [x, *named.values()])
+    assert_agrees(gradients[0], arrays["grad/x"], 1e-8, "gradient of x")
+    wanted = parameters(under(arrays, "grad/params/"))
+    for key, gradient in zip(named, gradients[1:]):
+        assert_agrees(gradient, wanted[key], 1e-8, f"gradient of {key} in {len(ends)} pieces")
+
+
+def _assert_states_agree(state: State, named: dict[str, Tensor], recorded: dict[str, Tensor], end: int) -> None:
+    for key, value in _without_gauge(named).items():
+        assert_agrees(value, _without_gauge(recorded)[key], 1e-10, f"{key} after {end}")
+    if "past" in state:
+        past, theirs = state["past"], recorded["conv_state"]
+        theirs = theirs if theirs.shape[2] == past.shape[2] else theirs.transpose(1, 2)
+        assert_agrees(past, theirs[:, -past.shape[1] :], 1e-10, f"past inputs after {end}")
+
+
+def _without_gauge(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """C, c and n times e^m, where the state has an m: they alone depend on the path of m."""
+    if "m" not in state:
+        return state
+    m = state["m"]
+    scaled = {
+        key: state[key] * m.view(*m.shape, *[1] * (state[key].dim() - m.dim())).exp() for key in "Ccn" if key in state
+    }
+    return state | scaled
