@@ -28,17 +28,19 @@ from tbptt.models.attention.fused import tiling
 KERNELS = ("forward", "backward_queries", "backward_keys", "backward_positions")
 HALF = ("q", "kv", "r", "y", "dy", "dq", "dkv")  # tensors of the precision asked for; the others are float32
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
-SCALARS = {"seed": "*i64", "scale": "fp32", "factor": "fp32", "dropout": "fp32"}
+SCALARS = {"seed": "*i64", "since": "*i64", "scale": "fp32", "factor": "fp32", "dropout": "fp32"}
 NUMBERS = ("B", "T", "K", "window", "group_size")
 PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 LAUNCH = ("num_warps", "num_stages")
 
 
-def compile_kernel(name: str, d_head: int, dtype: torch.dtype, dropout: bool, capability: int) -> dict:
+def compile_kernel(name: str, d_head: int, dtype: torch.dtype, dropout: bool, documents: bool, capability: int) -> dict:
     """What a kernel of 10 heads needs on a GPU of this compute capability."""
     kernel, tiles = getattr(kernels, name), tiling(d_head, dtype, name == "forward")
     options = {key: tiles.pop(key) for key in LAUNCH}
     constants = {"H": 10, "E": d_head, "PRECISION": "tf32x3", "DROP": dropout, **tiles}
+    if not documents:
+        constants["since"] = None
 
     def kind(argument: str) -> str:
         if argument in constants:
@@ -56,6 +58,7 @@ def compile_kernel(name: str, d_head: int, dtype: torch.dtype, dropout: bool, ca
         "d_head": d_head,
         "dtype": str(dtype).removeprefix("torch."),
         "dropout": dropout,
+        "documents": documents,
         **tiles,
         **options,
         "shared_bytes": compiled.metadata.shared,
@@ -81,5 +84,5 @@ if __name__ == "__main__":
     parser.add_argument("--heads", type=int, nargs="+", default=[48, 64, 128])
     parser.add_argument("--capabilities", type=int, nargs="+", default=[80, 90])
     arguments = parser.parse_args()
-    for chosen in itertools.product(KERNELS, arguments.heads, TYPES, (False, True), arguments.capabilities):
+    for chosen in itertools.product(KERNELS, arguments.heads, TYPES, *[(False, True)] * 2, arguments.capabilities):
         print(json.dumps(compile_kernel(*chosen)), flush=True)

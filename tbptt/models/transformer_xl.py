@@ -25,7 +25,9 @@ from tbptt.models.attention.relative import (
     next_memory,
     sinusoid,
 )
+from tbptt.models.attention.remembered import next_remembered, visible_before
 from tbptt.models.checks import check_at_least, check_context, check_probabilities, check_vocabulary_settings
+from tbptt.models.documents import tokens_since_start
 from tbptt.models.dropout import Dropout, relu_dropout
 from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
@@ -56,6 +58,7 @@ class TransformerXLConfig(ModelConfig):
     initial_memory: InitialMemory = InitialMemory.empty  # zeros: mem_len zero vectors that are attended to
     attention: Attention = Attention.auto  # the implementation of relative attention
 
+    CONTEXT: ClassVar[tuple[str, ...]] = ("mem_len", "clamp_len", "same_length")
     RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("attention",)
 
     def check(self, vocab_size: int | None) -> None:
@@ -70,8 +73,7 @@ class TransformerXLConfig(ModelConfig):
         check_context("model.", self.mem_len, self.clamp_len, self.same_length)
 
     def check_eval(self, settings: dict[str, Any]) -> None:
-        configured = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
-        check_context("eval.", **{key: settings.get(key, value) for key, value in configured.items()})
+        check_context("eval.", **{key: settings.get(key, getattr(self, key)) for key in self.CONTEXT})
 
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         check_attention("model.attention", self.attention, self.d_head, device, parameter_dtype(precision))
@@ -110,10 +112,10 @@ class Layer(nn.Module):
             self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
 
     def forward(
-        self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
+        self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, since_BT, mask
     ) -> tuple[Tensor, Tensor]:
         """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E)."""
-        arguments = positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
+        arguments = positions_KD, content_bias_HE, position_bias_HE, window, since_BT, mask
         if self.pre_lnorm:
             memory = self.attention_norm(memory) if memory.dim() == 3 else memory
             y_BTD, keys_values = self.attention(self.attention_norm(x_BTD), memory, *arguments)
@@ -132,6 +134,7 @@ class TransformerXL(RecurrentModel):
     """The state is a tuple of memories, one (B, M, D) per layer: the last M <= mem_len inputs of that layer.
 
     For inference it holds their keys and values (B, M, 2, H, E) instead, so that each position is projected once.
+    With documents, one more tensor (B,) counts the tokens that are remembered of every lane's document.
     """
 
     embedding: AdaptiveEmbedding
@@ -177,7 +180,8 @@ class TransformerXL(RecurrentModel):
 
     def for_inference(self, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         fused = self._attention() is Attention.fused
-        return tuple(layer.keys_values(memory, fused) for layer, memory in zip(self.layers, state))
+        keys_values = (layer.keys_values(memory, fused) for layer, memory in zip(self.layers, state))
+        return *keys_values, *state[len(self.layers) :]
 
     def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
         return super().send(ClusteredIds.from_ids(ids, self.embedding.bounds, multiple), device)
@@ -196,7 +200,7 @@ class TransformerXL(RecurrentModel):
         return multiplications, 4 * max(head_size, heads * keys)
 
     def context(self) -> dict[str, Any]:
-        window = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
+        window = {key: getattr(self, key) for key in TransformerXLConfig.CONTEXT}
         return window | {"initial_memory": self.initial_memory.name}
 
     def blocks(self) -> list[nn.Module]:
@@ -215,32 +219,32 @@ class TransformerXL(RecurrentModel):
         if settings["initial_memory"] not in InitialMemory.__members__:
             choices = ", ".join(InitialMemory.__members__)
             raise UserError(f"initial_memory={settings['initial_memory']} must be one of {choices}")
-        initial_memory = InitialMemory[settings.pop("initial_memory")]
-        check_context("", **settings)
-        self.initial_memory = initial_memory
-        self.mem_len, self.clamp_len = settings["mem_len"], settings["clamp_len"]
-        self.same_length = settings["same_length"]
+        check_context("", **{key: settings[key] for key in TransformerXLConfig.CONTEXT})
+        self.initial_memory = InitialMemory[settings["initial_memory"]]
+        self.mem_len, self.clamp_len, self.same_length = (settings[key] for key in TransformerXLConfig.CONTEXT)
 
     def hidden(
         self, tokens_BT: Tensor | ClusteredIds, state: Sequence[Tensor], starts_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        T = tokens_BT.shape[1]
+        if starts_BT is not None and self.initial_memory is InitialMemory.zeros:
+            raise UserError("initial_memory=zeros has no meaning for documents, which start from the empty memory")
+        T, K = tokens_BT.shape[1], state[0].shape[1] + tokens_BT.shape[1]
+        since_BT = None if starts_BT is None else tokens_since_start(starts_BT)
+        since_BT = visible_before(since_BT, state[0], T, *state[len(self.layers) :])
         x_BTD = self.drop(self.embedding(tokens_BT))
-        K = state[0].shape[1] + T
         distance_K = key_distances(K, self.clamp_len, like=self.inverse_frequency)
         positions_KD = self.drop(sinusoid(distance_K, self.inverse_frequency))
         window = self.mem_len if self.same_length else None
-        plain = self._attention() is Attention.plain
-        mask_TK = causal_mask(T, K, window, like=x_BTD) if plain else None
+        mask = causal_mask(T, K, window, x_BTD, since_BT) if self._attention() is Attention.plain else None
         memories = []
         for layer, memory in zip(self.layers, state):
-            bias_owner = layer if self.untie_r else self
-            bias = bias_owner.content_bias_HE, bias_owner.position_bias_HE
-            arguments = (x_BTD, memory, positions_KD, *bias, window, mask_TK)
+            owner = layer if self.untie_r else self
+            bias = owner.content_bias_HE, owner.position_bias_HE
+            arguments = x_BTD, memory, positions_KD, *bias, window, since_BT, mask
             if self.activation_checkpointing and self.training:
                 y_BTD, keys_values = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 y_BTD, keys_values = layer(*arguments)
             memories.append(next_memory(memory, x_BTD, keys_values, self.mem_len))
             x_BTD = y_BTD
-        return self.drop(x_BTD), tuple(memories)
+        return self.drop(x_BTD), (*memories, *next_remembered(since_BT).values())

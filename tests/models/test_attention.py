@@ -92,7 +92,7 @@ def test_relative_attention_is_the_formula(shape, clamp_len, window):
     T, K = shape["T"], shape["M"] + shape["T"]
     r_KHE = position_table(inputs.pop("weight_DHE"), K, clamp_len)
     mask_TK = causal_mask(T, K, window, LIKE)
-    assert_close(relative_attention(**inputs, r_KHE=r_KHE, mask_TK=mask_TK, dropout=0.0), expected_BHTE, 1e-12)
+    assert_close(relative_attention(**inputs, r_KHE=r_KHE, mask=mask_TK, dropout=0.0), expected_BHTE, 1e-12)
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -103,7 +103,7 @@ def test_gradients_of_relative_attention_are_those_of_finite_differences(window)
     mask_TK = causal_mask(3, 5, window, LIKE)
 
     def attend(*values):
-        return relative_attention(**dict(zip(inputs, values)), mask_TK=mask_TK, dropout=0.0)
+        return relative_attention(**dict(zip(inputs, values)), mask=mask_TK, dropout=0.0)
 
     assert torch.autograd.gradcheck(attend, tuple(inputs.values()))
 
@@ -113,7 +113,7 @@ def test_dropout_of_attention_weights_keeps_their_mean():
     r_KHE = position_table(inputs.pop("weight_DHE"), 4, clamp_len=-1)
     many = {name: x.expand(20_000, *x.shape[1:]) if name.endswith(("TE", "KE")) else x for name, x in inputs.items()}
     torch.manual_seed(0)
-    arguments = {"r_KHE": r_KHE, "mask_TK": causal_mask(1, 4, None, LIKE)}
+    arguments = {"r_KHE": r_KHE, "mask": causal_mask(1, 4, None, LIKE)}
     dropped = relative_attention(**many, **arguments, dropout=0.5)
     plain = relative_attention(**inputs, **arguments, dropout=0.0)
     standard_error = dropped.std(0) / math.sqrt(len(dropped))

@@ -27,12 +27,14 @@ def fused_relative_attention(
     window: int | None,
     dropout: float,
     scale: float,
+    since_BT: Tensor | None = None,
 ) -> Tensor:
     """The same as `relative_attention` without storing the scores: (B, T, H, E).
 
     All tensors but the biases have the same dtype: float32, bfloat16 or float16. Products are accumulated in float32.
     With `window`, a query sees the last `window` keys, its own position included. `scale` is 1 / sqrt(head size); where
-    heads are zero-padded, E is larger than the head size.
+    heads are zero-padded, E is larger than the head size. With `since_BT` (int64), a query sees itself and at most that
+    many keys before it.
     """
     if dropout:  # the mask depends only on this seed, so that the backward pass can regenerate it
         seed = torch.randint(2**31 - 1, (1,), device=q_BTHE.device)
@@ -40,7 +42,8 @@ def fused_relative_attention(
         seed = torch.zeros(1, dtype=torch.int64, device=q_BTHE.device)
     window = window or kv_BK2HE.shape[1]
     tensors = (x.contiguous() for x in (q_BTHE, kv_BK2HE, r_KHE, content_bias_HE, position_bias_HE))
-    return _forward_op(*tensors, seed, window, dropout, scale)[0]
+    since_BT = None if since_BT is None else since_BT.contiguous()
+    return _forward_op(*tensors, seed, since_BT, window, dropout, scale)[0]
 
 
 def tiling(d_head: int, dtype: torch.dtype, forward: bool) -> dict[str, int]:
@@ -61,19 +64,30 @@ def _options(q_BTHE: Tensor, dropout: float, forward: bool) -> dict[str, Any]:
 
 @torch.library.custom_op("tbptt::relative_attention", mutates_args=())
 def _forward_op(
-    q: Tensor, kv: Tensor, r: Tensor, u: Tensor, v: Tensor, seed: Tensor, window: int, dropout: float, scale: float
+    q: Tensor,
+    kv: Tensor,
+    r: Tensor,
+    u: Tensor,
+    v: Tensor,
+    seed: Tensor,
+    since: Tensor | None,
+    window: int,
+    dropout: float,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     (B, T, H, _), K = q.shape, kv.shape[1]
     options = _options(q, dropout, forward=True)
     y, lse = torch.empty_like(q), q.new_empty(B, H, T, dtype=torch.float32)
     programs = B * H * triton.cdiv(T, options["N"])
     with torch.cuda.device_of(q):  # Triton launches on the current GPU
-        kernels.forward[(programs,)](q, kv, r, u, v, seed, y, lse, T, K, window, scale * LOG2_E, dropout, **options)
+        kernels.forward[(programs,)](
+            q, kv, r, u, v, seed, since, y, lse, T, K, window, scale * LOG2_E, dropout, **options
+        )
     return y, lse
 
 
 @_forward_op.register_fake
-def _(q, kv, r, u, v, seed, window, dropout, scale):
+def _(q, kv, r, u, v, seed, since, window, dropout, scale):
     B, T, H, _ = q.shape
     return torch.empty_like(q), q.new_empty(B, H, T, dtype=torch.float32)
 
@@ -86,6 +100,7 @@ def _backward_op(
     u: Tensor,
     v: Tensor,
     seed: Tensor,
+    since: Tensor | None,
     y: Tensor,
     lse: Tensor,
     dy: Tensor,
@@ -101,7 +116,7 @@ def _backward_op(
     dy, dq, dkv, delta = dy.contiguous(), torch.empty_like(q), torch.empty_like(kv), torch.empty_like(lse)
     du_partial, dv_partial = (q.new_empty(B, H, query_tiles, E, dtype=torch.float32) for _ in range(2))
     dr_partial = q.new_empty(groups, K, H, E, dtype=torch.float32)
-    inputs, sizes = (q, kv, r, u, v, seed), (T, K, window, scale * LOG2_E, scale, dropout)
+    inputs, sizes = (q, kv, r, u, v, seed, since), (T, K, window, scale * LOG2_E, scale, dropout)
     with torch.cuda.device_of(q):
         kernels.backward_queries[(B * H * query_tiles,)](
             *inputs, y, lse, dy, dq, du_partial, dv_partial, delta, *sizes, **options
@@ -115,7 +130,7 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(q, kv, r, u, v, seed, y, lse, dy, window, dropout, scale):
+def _(q, kv, r, u, v, seed, since, y, lse, dy, window, dropout, scale):
     return tuple(torch.empty_like(x) for x in (q, kv, r, u, v))
 
 
@@ -125,7 +140,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple:
-    return *_backward_op(*ctx.saved_tensors, dy, ctx.window, ctx.dropout, ctx.scale), None, None, None, None
+    return *_backward_op(*ctx.saved_tensors, dy, ctx.window, ctx.dropout, ctx.scale), *[None] * 5
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup_context)

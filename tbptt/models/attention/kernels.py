@@ -4,7 +4,8 @@ There is no shifted copy of the position scores (see tiles.py). There are no ato
 own part of an output, so that results are reproducible bit for bit.
 
 Legend: B lanes, T queries, K keys, H heads, E head size, N tile, P the head size padded to a power of two. Tensors are
-contiguous: q, y (B, T, H, E); kv (B, K, 2, H, E); r (K, H, E); u, v (H, E); lse (base 2), delta (B, H, T).
+contiguous: q, y (B, T, H, E); kv (B, K, 2, H, E); r (K, H, E); u, v (H, E); lse (base 2), delta (B, H, T); since (B, T)
+int64, or None where no documents are told apart: then the kernels are compiled without it.
 """
 
 import triton
@@ -14,6 +15,7 @@ from tbptt.models.attention.tiles import (
     add_bias,
     apply_dropout,
     load_rows,
+    load_since,
     store_rows,
     to_distances,
     to_keys,
@@ -25,7 +27,7 @@ SIZES = ("B", "T", "K", "window", "group_size")  # arguments that do not trigger
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    q, kv, r, u, v, seed, y, lse, T, K, window, scale, dropout,
+    q, kv, r, u, v, seed, since, y, lse, T, K, window, scale, dropout,
     H: tl.constexpr, E: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """One program per lane, head and tile of queries. `scale` includes log2(e): the softmax is computed with exp2."""
@@ -37,7 +39,11 @@ def forward(
     q_tile = load_rows(q + (b * T * H + h) * E, i, T, H * E, E, P)
     q_content, q_position = add_bias(q_tile, u, h, E, P), add_bias(q_tile, v, h, E, P)
     keys = kv + (b * K * 2 * H + h) * E
-    first = tl.maximum(0, i0 + K - T - window + 1) // N * N
+    since_N = None if since is None else load_since(since, b, i, T, K)
+    oldest = i0 + K - T - window + 1
+    if since is not None:  # nothing of earlier documents
+        oldest = tl.maximum(oldest, tl.min(i + (K - T) - since_N, 0))
+    first = tl.maximum(0, oldest) // N * N
     r_tile = load_rows(r + h * E, T - N - i0 + first + span, K, H * E, E, P)
     lower = tl.dot(q_position, tl.trans(r_tile), input_precision=PRECISION)
     row_max, row_sum = tl.full([N], -1e30, tl.float32), tl.zeros([N], tl.float32)
@@ -49,7 +55,7 @@ def forward(
         upper = tl.dot(q_position, tl.trans(r_tile), input_precision=PRECISION)
         score = to_keys(lower, upper, N) + tl.dot(q_content, tl.trans(k_tile), input_precision=PRECISION)
         lower = upper
-        visible = visibility(i, j, T, K, window)
+        visible = visibility(i, j, T, K, window, since_N)
         score = tl.where(visible, score * scale, -1e30)
         new_max = tl.maximum(row_max, tl.max(score, 1))
         rescale = tl.exp2(row_max - new_max)
@@ -67,7 +73,7 @@ def forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_queries(
-    q, kv, r, u, v, seed, y, lse, dy, dq, du_partial, dv_partial, delta, T, K, window, scale, factor, dropout,
+    q, kv, r, u, v, seed, since, y, lse, dy, dq, du_partial, dv_partial, delta, T, K, window, scale, factor, dropout,
     H: tl.constexpr, E: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile of queries, and the tile's partial sums of the gradients of u and v: (B H tiles, E) each.
@@ -85,7 +91,11 @@ def backward_queries(
     tl.store(delta + lane_head.to(tl.int64) * T + i, delta_N, mask=i < T)
     lse_N = tl.load(lse + lane_head.to(tl.int64) * T + i, mask=i < T, other=0.0)
     keys = kv + (b * K * 2 * H + h) * E
-    first = tl.maximum(0, i0 + K - T - window + 1) // N * N
+    since_N = None if since is None else load_since(since, b, i, T, K)
+    oldest = i0 + K - T - window + 1
+    if since is not None:  # nothing of earlier documents
+        oldest = tl.maximum(oldest, tl.min(i + (K - T) - since_N, 0))
+    first = tl.maximum(0, oldest) // N * N
     r_lower = load_rows(r + h * E, T - N - i0 + first + span, K, H * E, E, P)
     lower = tl.dot(q_position, tl.trans(r_lower), input_precision=PRECISION)
     previous = tl.zeros([N, N], tl.float32).to(q_tile.dtype)
@@ -97,7 +107,7 @@ def backward_queries(
         v_tile = load_rows(keys + H * E, j, K, 2 * H * E, E, P)
         upper = tl.dot(q_position, tl.trans(r_upper), input_precision=PRECISION)
         score = to_keys(lower, upper, N) + tl.dot(q_content, tl.trans(k_tile), input_precision=PRECISION)
-        weight = tl.where(visibility(i, j, T, K, window), tl.exp2(score * scale - lse_N[:, None]), 0.0)
+        weight = tl.where(visibility(i, j, T, K, window, since_N), tl.exp2(score * scale - lse_N[:, None]), 0.0)
         d_weight = tl.dot(dy_tile, tl.trans(v_tile), input_precision=PRECISION)
         if DROP:
             d_weight = apply_dropout(d_weight, tl.load(seed), lane_head, i, j0, dropout, N)
@@ -115,7 +125,7 @@ def backward_queries(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_keys(
-    q, kv, r, u, v, seed, lse, dy, delta, dkv, T, K, window, scale, factor, dropout,
+    q, kv, r, u, v, seed, since, lse, dy, delta, dkv, T, K, window, scale, factor, dropout,
     H: tl.constexpr, E: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a tile of keys and their values: one program per lane, head and tile of keys."""
@@ -135,12 +145,13 @@ def backward_keys(
         q_content, q_position = add_bias(q_tile, u, h, E, P), add_bias(q_tile, v, h, E, P)
         lse_N = tl.load(lse + lane_head.to(tl.int64) * T + i, mask=i < T, other=0.0)
         delta_N = tl.load(delta + lane_head.to(tl.int64) * T + i, mask=i < T, other=0.0)
+        since_N = None if since is None else load_since(since, b, i, T, K)
         r_lower = load_rows(r + h * E, T - N - i0 + j, K, H * E, E, P)
         lower = tl.dot(q_position, tl.trans(r_lower), input_precision=PRECISION)
         upper = tl.dot(q_position, tl.trans(r_upper), input_precision=PRECISION)
         r_upper = r_lower
         score = to_keys(lower, upper, N) + tl.dot(q_content, tl.trans(k_tile), input_precision=PRECISION)
-        weight = tl.where(visibility(i, j, T, K, window), tl.exp2(score * scale - lse_N[:, None]), 0.0)
+        weight = tl.where(visibility(i, j, T, K, window, since_N), tl.exp2(score * scale - lse_N[:, None]), 0.0)
         d_weight = tl.dot(dy_tile, tl.trans(v_tile), input_precision=PRECISION)
         dropped_weight = weight
         if DROP:
@@ -155,7 +166,7 @@ def backward_keys(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_positions(
-    q, kv, r, u, v, seed, lse, dy, delta, dr_partial, B, T, K, window, scale, factor, dropout, group_size,
+    q, kv, r, u, v, seed, since, lse, dy, delta, dr_partial, B, T, K, window, scale, factor, dropout, group_size,
     H: tl.constexpr, E: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr, DROP: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a tile of r, summed over a group of lanes: (groups, K, H, E), to be summed over the groups.
@@ -195,6 +206,9 @@ def backward_positions(
             delta_N = tl.load(delta + lane_head.to(tl.int64) * T + i, mask=i < T, other=0.0)
             key = row[None, :] - T + 1 + i[:, None]
             visible = (key >= 0) & (i < T)[:, None] & ((row < K) & (row >= K - window))[None, :]
+            if since is not None:
+                since_N = load_since(since, b, i, T, K)
+                visible = visible & (K - 1 - row[None, :] <= since_N[:, None])
             weight = tl.where(visible, tl.exp2(score * scale - lse_N[:, None]), 0.0)
             d_score = weight * (to_distances(d_weight, d_weight_previous, N) - delta_N[:, None])
             dr_tile += tl.dot(tl.trans(d_score.to(q_tile.dtype)), q_position, input_precision=PRECISION)

@@ -34,12 +34,18 @@ def key_distances(n_keys: int, clamp_len: int, like: Tensor) -> Tensor:
     return distance_K.clamp(max=clamp_len) if clamp_len > 0 else distance_K
 
 
-def causal_mask(n_queries: int, n_keys: int, window: int | None, like: Tensor) -> Tensor:
-    """(T, K), to be added to the scores: -inf at later keys and at keys `window` or more positions back."""
+def causal_mask(
+    n_queries: int, n_keys: int, window: int | None, like: Tensor, since_BT: Tensor | None = None
+) -> Tensor:
+    """(T, K), to be added to the scores: -inf at later keys and at keys `window` or more positions back.
+
+    With `since_BT`, (B, T, K): -inf also at keys more than that many positions back.
+    """
     query = torch.arange(n_keys - n_queries, n_keys, device=like.device)[:, None]
     distance_TK = query - torch.arange(n_keys, device=like.device)
     masked_TK = distance_TK < 0 if window is None else (distance_TK < 0) | (distance_TK >= window)
-    return like.new_zeros(n_queries, n_keys).masked_fill_(masked_TK, -torch.inf)
+    masked = masked_TK if since_BT is None else masked_TK | (distance_TK > since_BT[:, :, None])
+    return like.new_zeros(masked.shape).masked_fill_(masked, -torch.inf)
 
 
 def next_memory(memory: Tensor, x_BTD: Tensor, keys_values_BK2HE: Tensor, mem_len: int) -> Tensor:
@@ -78,12 +84,13 @@ def relative_attention(
     r_KHE: Tensor,
     content_bias_HE: Tensor,
     position_bias_HE: Tensor,
-    mask_TK: Tensor,
+    mask: Tensor,
     dropout: float,
 ) -> Tensor:
     """softmax(((q + u) . k + (q + v) . r) / sqrt(E)) applied to the values: (B, H, T, E).
 
     `content_bias_HE` is the paper's u, `position_bias_HE` its v; `dropout` acts on the attention weights.
+    The mask (T, K) or (B, T, K) is added to the scores.
     """
     scale = 1 / math.sqrt(q_BHTE.shape[-1])
     q_HBTE, k_HBKE, v_HBKE = (x.transpose(0, 1) for x in (q_BHTE * scale, k_BHKE, v_BHKE))
@@ -91,7 +98,7 @@ def relative_attention(
     q_position = q_HBTE + position_bias_HE[:, None, None] * scale
     # Adding the mask copies the shifted view to a contiguous tensor; content scores are then added to it in place.
     position = position_scores(q_position, r_KHE)
-    scores = (position + mask_TK.to(position.dtype)).flatten(0, 1)
+    scores = (position + mask.to(position.dtype)).flatten(0, 1)
     keys = k_HBKE.flatten(0, 1).transpose(1, 2)
     scores.baddbmm_(q_content.flatten(0, 1).to(scores.dtype), keys.to(scores.dtype))
     weights = scores.softmax(dim=-1)
@@ -115,23 +122,23 @@ class RelativeAttention(nn.Module):
         self.output = nn.Linear(n_head * d_head, d_model, bias=False)
 
     def forward(
-        self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, mask_TK
+        self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, since_BT, mask
     ) -> tuple[Tensor, Tensor]:
         """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E).
 
         `memory` is either inputs (B, M, D), and then the keys and values come back detached, since nobody goes on from
-        them, or cached keys and values (B, M, 2, H, E). The plain implementation uses
-        `mask_TK`; if that is None, the fused implementation runs and uses `window`.
+        them, or cached keys and values (B, M, 2, H, E). The plain implementation uses `mask`; if that is None, the
+        fused implementation runs and uses `window` and `since_BT`.
         """
-        if mask_TK is None:
-            return self._fused(x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window)
+        if mask is None:
+            return self._fused(x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, since_BT)
         H = self.n_head
         q_BHTE = self.query(x_BTD).unflatten(-1, (H, -1)).transpose(1, 2)
         kv_BK2HE = self._context_keys_values(memory, x_BTD, fused=False)
         k_BHKE, v_BHKE = kv_BK2HE.permute(2, 0, 3, 1, 4)
         r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
         bias = content_bias_HE, position_bias_HE
-        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask_TK, self._dropout_rate())
+        y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask, self._dropout_rate())
         return self.output(y_BHTE.transpose(1, 2).flatten(-2)), _returned(kv_BK2HE, memory)
 
     def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
@@ -154,7 +161,9 @@ class RelativeAttention(nn.Module):
     def _key_value_weight(self, fused: bool) -> Tensor:
         return self._padded_weight(self.key_value) if fused else self.key_value.weight
 
-    def _fused(self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window) -> tuple[Tensor, Tensor]:
+    def _fused(
+        self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, since_BT
+    ) -> tuple[Tensor, Tensor]:
         from tbptt.models.attention.fused import fused_relative_attention
 
         D, H, E = x_BTD.shape[-1], self.n_head, self.d_head
@@ -165,7 +174,7 @@ class RelativeAttention(nn.Module):
         kv_BK2HE = self._context_keys_values(memory, x_BTD, fused=True)
         u_HE, v_HE = F.pad(content_bias_HE, (0, padding)), F.pad(position_bias_HE, (0, padding))
         y_BTHE = fused_relative_attention(
-            q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout_rate(), 1 / math.sqrt(E)
+            q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, self._dropout_rate(), 1 / math.sqrt(E), since_BT
         )
         output = pad_to(self.output.weight.unflatten(1, (H, E)), (*width, H, E + padding), dtype).flatten(1)
         return crop(F.linear(y_BTHE.flatten(-2), output), D), _returned(kv_BK2HE, memory)

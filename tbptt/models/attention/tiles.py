@@ -56,10 +56,17 @@ def to_distances(tile, previous, N: tl.constexpr):
 
 
 @triton.jit
-def visibility(i, j, T, K, window):
-    """The (N, N) boolean mask: a query sees the last `window` keys, its own position included."""
+def load_since(since, b, i, T, K):
+    """How far queries of lane b see back in their document, (N,), from (B, T) int64; 0 outside the segment."""
+    return tl.minimum(tl.load(since + b * T + i, mask=i < T, other=0), K).to(tl.int32)
+
+
+@triton.jit
+def visibility(i, j, T, K, window, since_N):
+    """The (N, N) boolean mask: a query sees the last `window` keys, its own position included, of its document."""
     distance = i[:, None] + (K - T) - j[None, :]
-    return (distance >= 0) & (distance < window) & (i < T)[:, None]
+    visible = (distance >= 0) & (distance < window) & (i < T)[:, None]
+    return visible if since_N is None else visible & (distance <= since_N[:, None])
 
 
 @triton.jit

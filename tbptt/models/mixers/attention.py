@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbptt.errors import UserError
+from tbptt.models.attention.remembered import next_remembered, visible_before
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
@@ -65,7 +66,8 @@ class AttentionConfig(MixerConfig):
 
 
 class WindowAttention(Mixer):
-    """The state is the keys and values of the last tokens, before rotation: (B, M, 2, G, E) with M < window.
+    """The state is the keys and values of the last tokens, before rotation: (B, M, 2, G, E) with M < window;
+    with documents also `remembered` (B,).
 
     Attention depends on the differences of positions alone, so that they may be counted anew in every segment.
     """
@@ -122,6 +124,7 @@ class WindowAttention(Mixer):
         k_BTGE = self._normed(self.key(x_BTD), "key").unflatten(-1, (G, -1))
         v_BTGE = self.value(x_BTD).unflatten(-1, (G, -1))
         memory = state["keys_values"]
+        since_BT = visible_before(since_BT, memory, T, state.get("remembered"))
         kv_BK2GE = torch.cat([memory.to(v_BTGE.dtype), torch.stack([k_BTGE.to(v_BTGE.dtype), v_BTGE], dim=2)], dim=1)
         K = kv_BK2GE.shape[1]
         k_BGKE, v_BGKE = kv_BK2GE.permute(2, 0, 3, 1, 4)
@@ -129,12 +132,12 @@ class WindowAttention(Mixer):
         q_BHTE = self._rotated(q_BTHE.to(v_BTGE.dtype).transpose(1, 2), position_K[K - T :])
         k_BGKE = self._rotated(k_BGKE, position_K)
         k_BHKE, v_BHKE = (x.repeat_interleave(H // G, dim=1) for x in (k_BGKE, v_BGKE))
-        y_BHTE = window_attention(q_BHTE, k_BHKE, v_BHKE, self.window)
+        y_BHTE = window_attention(q_BHTE, k_BHKE, v_BHKE, self.window, since_BT)
         y_BTD = y_BHTE.transpose(1, 2).flatten(-2)
         if self.gate is not None:
             y_BTD = y_BTD * self.gate(x_BTD).sigmoid()
         kept = kv_BK2GE if self.window is None else kv_BK2GE[:, max(0, K - self.window + 1) :]
-        return self.output(y_BTD), {"keys_values": kept.to(memory.dtype)}
+        return self.output(y_BTD), {"keys_values": kept.to(memory.dtype), **next_remembered(since_BT)}
 
     def _normed(self, x: Tensor, what: str) -> Tensor:
         if self.qk_norm is QueryKeyNorm.none:
@@ -155,29 +158,42 @@ class WindowAttention(Mixer):
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
-def window_attention(q_BHTE: Tensor, k_BHKE: Tensor, v_BHKE: Tensor, window: int | None) -> Tensor:
+def window_attention(
+    q_BHTE: Tensor, k_BHKE: Tensor, v_BHKE: Tensor, window: int | None, since_BT: Tensor | None = None
+) -> Tensor:
     """Softmax attention (B, H, T, E) of queries, those of the last T keys, to the last `window` keys up to their own.
 
-    Many queries are taken in N blocks of `window`, each with as many keys before it and its own: linear in T.
+    With `since_BT`, to their own and at most that many before it. Many queries are taken in N blocks of `window`, each
+    with as many keys before it and its own: linear in T.
     """
     H, T, memory = *q_BHTE.shape[1:3], k_BHKE.shape[2] - q_BHTE.shape[2]
     if window is not None and memory > window:  # of a wider window, before its context was set to this one
         memory, k_BHKE, v_BHKE = window, k_BHKE[:, :, memory - window :], v_BHKE[:, :, memory - window :]
     if window is None or 2 * window >= T:
-        return F.scaled_dot_product_attention(q_BHTE, k_BHKE, v_BHKE, seen(T, memory, window, q_BHTE.device))
+        return F.scaled_dot_product_attention(q_BHTE, k_BHKE, v_BHKE, seen(T, memory, window, q_BHTE.device, since_BT))
     padding, missing = -T % window, window - memory
-    q = F.pad(q_BHTE, (0, 0, 0, padding)).unflatten(2, (-1, window)).flatten(1, 2)
+    q = F.pad(q_BHTE, (0, 0, 0, padding)).unflatten(2, (-1, window))
     blocks = (F.pad(x, (0, 0, missing, padding)).unflatten(2, (-1, window)) for x in (k_BHKE, v_BHKE))
-    k, v = (torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3).flatten(1, 2) for x in blocks)
-    N = q.shape[1] // H
-    seen_NIJ = seen(window, window, window, q.device).repeat(N, 1, 1)
-    seen_NIJ[0, :, :missing] = False
-    y_BHTE = F.scaled_dot_product_attention(q, k, v, seen_NIJ.repeat(H, 1, 1))
-    return y_BHTE.unflatten(1, (H, N)).flatten(2, 3)[:, :, :T]
+    k, v = (torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3) for x in blocks)
+    N = q.shape[2]
+    if since_BT is None:  # blocks beside the heads: one mask for all lanes
+        seen_NIJ = seen(window, window, window, q.device).repeat(N, 1, 1)
+        seen_NIJ[0, :, :missing] = False
+        q, k, v = (x.flatten(1, 2) for x in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, seen_NIJ.repeat(H, 1, 1))
+        return y.unflatten(1, (H, N)).flatten(2, 3)[:, :, :T]
+    # Blocks beside the lanes: one mask for all heads.
+    since_BNI = F.pad(since_BT, (0, padding)).unflatten(1, (N, window))
+    seen_B1NIJ = seen(window, window, window, q.device, since_BNI)
+    seen_B1NIJ[:, :, 0, :, :missing] = False
+    q, k, v, seen_X1IJ = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v, seen_B1NIJ))
+    y = F.scaled_dot_product_attention(q, k, v, seen_X1IJ)
+    return y.unflatten(0, (-1, N)).transpose(1, 2).flatten(2, 3)[:, :, :T]
 
 
-def seen(queries: int, memory: int, window: int | None, device: torch.device) -> Tensor:
-    """Which keys the queries see, (queries, memory + queries)."""
+def seen(queries: int, memory: int, window: int | None, device: torch.device, since_BT: Tensor | None = None) -> Tensor:
+    """Which keys the queries see, (queries, memory + queries); (B, 1, ...) with `since_BT`, its last axis queries."""
     position = torch.arange(memory + queries, device=device)
     distance = position[memory:, None] - position
-    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+    visible = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+    return visible if since_BT is None else visible & (distance <= since_BT[:, None, ..., None])

@@ -22,6 +22,7 @@ from tbptt.models.attention.relative import (
     next_memory,
     sinusoid,
 )
+from tbptt.models.attention.remembered import next_remembered, visible_before
 from tbptt.models.checks import check_context, check_probabilities
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
@@ -62,7 +63,7 @@ class RelativeAttentionConfig(MixerConfig):
 
 
 class RelativeAttentionMixer(Mixer):
-    """The state is the memory, the last M <= mem_len inputs (B, M, D).
+    """The state is the memory, the last M <= mem_len inputs (B, M, D); with documents also `remembered` (B,).
 
     For inference it holds their keys and values (B, M, 2, H, E) instead, so that each position is projected once.
     """
@@ -89,7 +90,8 @@ class RelativeAttentionMixer(Mixer):
         return {"memory": self.state_zeros(batch_size, 0, self.attention.query.in_features)}
 
     def for_inference(self, state: State) -> State:
-        return {"memory": self.attention.keys_values(state["memory"], self._picked() is Attention.fused)}
+        keys_values = self.attention.keys_values(state["memory"], self._picked() is Attention.fused)
+        return {**state, "memory": keys_values}
 
     def reach(self, tgt_len: int) -> int:
         return -(-self.mem_len // tgt_len) * tgt_len
@@ -119,12 +121,14 @@ class RelativeAttentionMixer(Mixer):
 
     def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
         memory, T = state["memory"], x_BTD.shape[1]
+        since_BT = visible_before(since_BT, memory, T, state.get("remembered"))
         K = memory.shape[1] + T
         positions_KD = sinusoid(key_distances(K, self.clamp_len, like=self.inverse_frequency), self.inverse_frequency)
         window = self.mem_len if self.same_length else None
         plain = self._picked() is Attention.plain
         y_BTD, keys_values = self.attention(
-            x_BTD, memory, positions_KD, self.content_bias_HE, self.position_bias_HE, window,
-            causal_mask(T, K, window, like=x_BTD) if plain else None,
+            x_BTD, memory, positions_KD, self.content_bias_HE, self.position_bias_HE, window, since_BT,
+            causal_mask(T, K, window, x_BTD, since_BT) if plain else None,
         )  # fmt: skip
-        return y_BTD, {"memory": next_memory(memory, x_BTD.to(memory.dtype), keys_values, self.mem_len)}
+        memory = next_memory(memory, x_BTD.to(memory.dtype), keys_values, self.mem_len)
+        return y_BTD, {"memory": memory, **next_remembered(since_BT)}
