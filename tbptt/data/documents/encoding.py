@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from tbptt.data import subwords
 from tbptt.data.config import Level
+from tbptt.data.corpus import SPLITS
 from tbptt.data.documents.pieces import Chunk, Pieces
 from tbptt.data.tokenize import TokenizedChunk, document_symbols
 from tbptt.data.vocabulary import EOS
@@ -87,66 +88,78 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Job:
+    """One chunk of a split, by its number."""
+
+    split: str
+    number: int
+    chunk: Chunk
+
+
+@dataclass(frozen=True)
 class Work:
-    """What a process does with every chunk of a split."""
+    """What a process does with every chunk."""
 
     encoder: Encoder
-    split: str
-    held_out: HeldOut  # only of train
+    held_out: HeldOut  # of train
     folder: Path  # of the parts, in a folder for each split
 
     def part(self, split: str, number: int) -> Part:
         return Part(self.folder / split / f"{number:06d}.ids")
 
-    def is_done(self, number: int) -> bool:
-        return self.part(self.split, number).description.exists()
+    def is_done(self, job: Job) -> bool:
+        return self.part(job.split, job.number).description.exists()
 
-    def encode(self, number: int, chunk: Chunk) -> None:
+    def do(self, job: Job) -> None:
         pa.set_cpu_count(1)  # the processes use one core each
-        pieces = chunk.pieces()
-        masks = self.held_out.masks(pieces.numbers)
+        pieces = job.chunk.pieces()
+        masks = self.held_out.masks(pieces.numbers) if job.split == "train" else {}
         for split, mask in masks.items():
-            self.part(split, number).write(pieces.filter(mask), self.encoder)
+            self.part(split, job.number).write(pieces.filter(mask), self.encoder)
         rest = ~np.logical_or.reduce([*masks.values(), np.zeros(len(pieces.numbers), dtype=bool)])
-        self.part(self.split, number).write(pieces.filter(rest), self.encoder)  # last: marks the chunk as done
+        self.part(job.split, job.number).write(pieces.filter(rest), self.encoder)  # last: marks the chunk as done
 
 
-def encode_chunks(chunks: Iterable[Chunk], work: Work, processes: int, total: int) -> int:
-    """Encode all chunks, of about `total` bytes. Returns their number. UserError for a document that is no text."""
-    for split in (work.split, *work.held_out.splits):
+def encode_chunks(jobs: Iterable[Job], work: Work, processes: int, total: int) -> dict[str, list[Part]]:
+    """Encode all chunks, of about `total` bytes. Returns the parts of each split in order.
+
+    UserError for a document that is no text.
+    """
+    for split in SPLITS:
         (work.folder / split).mkdir(parents=True, exist_ok=True)
-    count = 0
-    with tqdm(desc=work.split, total=total, unit="B", unit_scale=True, disable=None) as bar:
-        for chunk in _encoded(chunks, work, processes):
-            bar.update(chunk.size)
-            count += 1
-    return count
+    parts: dict[str, list[Part]] = {split: [] for split in SPLITS}
+    with tqdm(desc="documents", total=total, unit="B", unit_scale=True, disable=None) as bar:
+        for job in _done(jobs, work, processes):
+            bar.update(job.chunk.size)
+            for split in (job.split, *(work.held_out.splits if job.split == "train" else ())):
+                parts[split].append(work.part(split, job.number))
+    return parts
 
 
-def _encoded(chunks: Iterable[Chunk], work: Work, processes: int) -> Iterator[Chunk]:
-    """Encode chunks, and yield each when it is done. Few are read ahead, since a chunk may hold its text."""
+def _done(jobs: Iterable[Job], work: Work, processes: int) -> Iterator[Job]:
+    """The jobs in order, each when it is done. Few are read ahead, since a chunk may hold its text."""
     if processes == 1:
-        for number, chunk in enumerate(chunks):
-            if not work.is_done(number):
-                work.encode(number, chunk)
-            yield chunk
+        for job in jobs:
+            if not work.is_done(job):
+                work.do(job)
+            yield job
         return
-    waiting: deque[tuple[Chunk, Future | None]] = deque()
+    waiting: deque[tuple[Job, Future | None]] = deque()
     # Forking is safe here: torch has started no threads yet, and the children use no torch.
     context = multiprocessing.get_context("fork")
     with _without_threads(), ProcessPoolExecutor(processes, context, _begin, (work,)) as pool:
-        for number, chunk in enumerate(chunks):
-            waiting.append((chunk, None if work.is_done(number) else pool.submit(_work, number, chunk)))
+        for job in jobs:
+            waiting.append((job, None if work.is_done(job) else pool.submit(_do, job)))
             if len(waiting) > processes + 1:
                 yield _finished(*waiting.popleft())
         while waiting:
             yield _finished(*waiting.popleft())
 
 
-def _finished(chunk: Chunk, future: Future | None) -> Chunk:
+def _finished(job: Job, future: Future | None) -> Job:
     if future is not None:
         future.result()
-    return chunk
+    return job
 
 
 _of_this_process: list[Work] = []  # sent once: a tokenizer is large
@@ -156,8 +169,8 @@ def _begin(work: Work) -> None:
     _of_this_process[:] = [work]
 
 
-def _work(number: int, chunk: Chunk) -> None:
-    _of_this_process[0].encode(number, chunk)
+def _do(job: Job) -> None:
+    _of_this_process[0].do(job)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpus import SPLITS, Corpus
 from tbptt.data.documents.config import DocumentsConfig
 from tbptt.data.documents.corpora import document_chunks
-from tbptt.data.documents.encoding import Encoder, HeldOut, Part, Work, encode_chunks
+from tbptt.data.documents.encoding import Encoder, HeldOut, Job, Part, Work, encode_chunks
 from tbptt.data.documents.pieces import Pieces
 from tbptt.data.sources import Source, Sources
 from tbptt.data.tokenize import count_symbols
@@ -41,19 +42,21 @@ def write_documents(corpus: Corpus, config: DataConfig, found: Sources, folder: 
     if config.level is Level.bpe:
         tokenizer, vocabulary = _tokenizer(corpus, config, found["train"], held_out, folder)
         encoder = Encoder(config.level, tokenizer=tokenizer)
-    parts: dict[str, list[Part]] = {}
-    for split in SPLITS:
-        if found[split]:
-            work = Work(encoder, split, held_out if split == "train" else HeldOut(), folder / "parts")
-            chunks, total = document_chunks(corpus, config, found[split]), sum(each.size() for each in found[split])
-            count = encode_chunks(chunks, work, config.processes(), total)
-            parts |= {each: [work.part(each, i) for i in range(count)] for each in (split, *work.held_out.splits)}
+    total = sum(source.size() for sources in found.values() for source in sources)
+    work = Work(encoder, held_out, folder / "parts")
+    parts = encode_chunks(_jobs(corpus, config, found), work, config.processes(), total)
     if config.level is Level.byte:
         vocabulary = byte_vocabulary().with_start()
     elif vocabulary is None:
         first = line_end if config.level is Level.word else ""
         vocabulary = (given or build_vocabulary(count_symbols(parts["train"]), config, first)).with_start()
     return vocabulary, {split: _write(folder, split, parts[split], vocabulary, config) for split in SPLITS}
+
+
+def _jobs(corpus: Corpus, config: DataConfig, found: Sources) -> Iterator[Job]:
+    for split in SPLITS:
+        for number, chunk in enumerate(document_chunks(corpus, config, found[split])):
+            yield Job(split, number, chunk)
 
 
 def line_marks(corpus: Corpus, given: Vocabulary | None) -> tuple[str, str]:
