@@ -19,6 +19,7 @@ from tbptt import models
 from tbptt.cli import directories
 from tbptt.cli.quoting import literal
 from tbptt.data.config import DataConfig
+from tbptt.data.documents import config as documents
 from tbptt.errors import UserError
 from tbptt.evaluation import dynamic_config
 from tbptt.evaluation.config import EvalConfig
@@ -124,7 +125,7 @@ GROUPS: dict[str, Mapping[str, type]] = {
     "scheduler": schedules.CONFIGS,
     "logger": loggers.CONFIGS,
     "generate": generation.CONFIGS,
-    "data": {"data": DataConfig},
+    "data": documents.CONFIGS,
     "trainer": {"trainer": TrainerConfig},
     "eval": {"eval": EvalConfig},
     "launcher": launchers.CONFIGS,

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tbptt.data.config import DataConfig
-from tbptt.data.corpora import SPLITS, Archive, Corpus, StandardLibrary, corpus_named
+from tbptt.data.corpora import StandardLibrary, corpus_named
+from tbptt.data.corpus import SPLITS, Archive, Corpus
+from tbptt.data.documents.config import HubConfig
+from tbptt.data.documents.hub import download_from_hub
 from tbptt.data.download import download
 from tbptt.data.reading import readable
 from tbptt.data.shared import make_folder, own_place, places
@@ -68,8 +71,15 @@ def acquire(corpus: Corpus, config: DataConfig) -> Sources:
     found = find_sources(corpus, config)
     if found is not None:
         return found
-    assert corpus.archive is not None  # otherwise Corpus.check requires data.path, with the corpus's files
     make_folder(_fetched(config))
+    if isinstance(config, HubConfig):
+        folder = own_place(_fetched(config) / "downloaded")
+        download_from_hub(config, folder)
+        found = corpus.find(folder)
+        if found is None:
+            raise UserError(f"data.repo={config.repo} has no documents in {config.train_split}")
+        return found
+    assert corpus.archive is not None  # otherwise Corpus.check requires data.path, with the corpus's files
     if config.path is not None:
         archive = Path(config.path).expanduser() / corpus.archive.name
         found = corpus.find(_unpack(archive, corpus, own_place(_fetched(config) / "unpacked")))
@@ -88,7 +98,7 @@ def acquire(corpus: Corpus, config: DataConfig) -> Sources:
 
 def _fetched(config: DataConfig) -> Path:
     """The folder in the cache for what was downloaded and unpacked."""
-    return Path(config.cache).expanduser() / "sources" / config.name
+    return Path(config.cache).expanduser() / "sources" / config.source_name()
 
 
 def _find_first(corpus: Corpus, folders: Iterable[Path]) -> Sources | None:

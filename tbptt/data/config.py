@@ -42,6 +42,7 @@ class DataConfig:
     max_vocab: int | None = None  # only this many of the most frequent entries are kept
     vocabulary: str | None = None  # a file with one word or character per line; a tokenizer.json
     bpe_size: int = 8192  # vocabulary size of a BPE tokenizer trained on train
+    documents: bool = False  # a start token begins every document, in corpora whose text shows where they are
 
     RESULT_NEUTRAL: ClassVar = ("cache", "workers", "verify", "check_counts")
 
@@ -70,7 +71,12 @@ class DataConfig:
         """The settings that determine the token files, together with the content of the sources."""
         chosen: dict[str, object] = {key: getattr(self, key) for key in ("name", "lower", "min_count", "max_vocab")}
         chosen |= {"level": self.level.name, "bpe_size": self.bpe_size if self.level is Level.bpe else None}
-        return chosen | {"vocabulary": self.vocabulary_sha256()}
+        chosen["vocabulary"] = self.vocabulary_sha256()
+        return chosen | ({"documents": True} if self.documents else {})
+
+    def source_name(self) -> str:
+        """The name of the folder for what is downloaded."""
+        return self.name
 
     def vocabulary_sha256(self) -> str | None:
         """SHA-256 of data.vocabulary (its content matters, not its path). UserError if there is no such file."""

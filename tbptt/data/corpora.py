@@ -5,90 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from tbptt.data.config import DataConfig, Level
+from tbptt.data.corpus import SPLITS, TEXT_LEVELS, Archive, Corpus, Published
+from tbptt.data.documents.corpora import DocumentFiles, HubDataset, files_below, raising
 from tbptt.data.sources import Source, Sources
-from tbptt.data.vocabulary import EOS
 from tbptt.errors import UserError
 
-SPLITS = ("train", "valid", "test")
-TEXT_LEVELS = (Level.word, Level.char, Level.byte, Level.bpe)
 LM1B = "1-billion-word-language-modeling-benchmark-r13output"
-
-
-@dataclass(frozen=True)
-class Archive:
-    """The file a corpus is distributed as."""
-
-    name: str
-    url: str
-    size: int | None = None  # bytes, where known
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Published:
-    """Published counts: tokens per split, and types of the training text, at the first of the corpus's levels."""
-
-    tokens: dict[str, int]
-    types: int | None = None
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A corpus with separate files per split, searched by name in `data.path`, its subfolders, or an archive in it."""
-
-    title: str
-    files: dict[str, str]  # split -> file name, or a glob pattern of files read in order of their names
-    levels: tuple[Level, ...] = (Level.word,)
-    archive: Archive | None = None
-    hub: dict[str, list[str]] = field(default_factory=dict)  # split -> parquet files on the Hugging Face hub
-    published: Published | None = None
-    licence: str = ""
-    lower: bool = False  # the published text is lower case
-    line_end: str = EOS  # at level word: the symbol after every line
-    line_start: str = ""  # at level word: the symbol before every line
-
-    def check(self, config: DataConfig) -> None:
-        """UserError for invalid settings, without searching for files."""
-        if config.level not in self.levels:
-            raise UserError(
-                f"data.level={config.level.name} is not available for data={config.name}: "
-                f"use {' or '.join(level.name for level in self.levels)}"
-            )
-        if config.path is None and self.archive is None:
-            raise UserError(f"data={config.name} needs data.path=FOLDER, a folder with {self.expected()}")
-        if config.path is not None and not Path(config.path).expanduser().exists():
-            raise UserError(f"data.path={config.path} does not exist: it must be a folder with {self.expected()}")
-        if config.path is not None and Path(config.path).expanduser().is_dir():
-            os.scandir(Path(config.path).expanduser()).close()  # `glob` takes a folder that may not be read as empty
-
-    def expected(self) -> str:
-        """The names of the expected files, for messages."""
-        names = ", ".join(dict.fromkeys(self.files.values()))
-        return f"{names}, or {self.archive.name}" if self.archive else names
-
-    def find(self, folder: Path) -> Sources | None:
-        """The sources of all splits in `folder` or its subfolders; None if any is missing."""
-        found: Sources = {}
-        for split in SPLITS:
-            for depth in ("", "*/", "*/*/"):
-                paths = sorted(path for path in folder.glob(depth + self.files[split]) if path.is_file())
-                if paths:
-                    found[split] = [Source(path) for path in paths]
-                    break
-        return found if len(found) == len(SPLITS) else None
-
-    def vocab_size(self, config: DataConfig) -> int | None:
-        """The vocabulary size if it is known before the text is read, else None."""
-        if config.level is Level.byte:
-            return 256
-        as_published = config.level is Level.word and config.check_counts and config.vocabulary is None
-        unchanged = config.min_count == 1 and config.max_vocab is None and config.lower == self.lower
-        return self.published.types if self.published and as_published and unchanged else None
 
 
 @dataclass(frozen=True)
@@ -114,8 +41,9 @@ class Folder(Corpus):
     def find(self, folder: Path) -> Sources | None:
         found: Sources = {}
         for split in SPLITS:
-            one, many = folder / f"{split}.txt", _texts(folder / split)
-            if paths := [one] if one.is_file() else many:
+            one, many = folder / f"{split}.txt", folder / split
+            below = files_below(many) if many.is_dir() else []
+            if paths := [one] if one.is_file() else [path for path in below if path.suffix == ".txt"]:
                 found[split] = [Source(path) for path in paths]
         return found if len(found) == len(SPLITS) else None
 
@@ -143,7 +71,7 @@ class StandardLibrary(Corpus):
     def check(self, config: DataConfig) -> None:
         if config.path is not None or config.url is not None:
             raise UserError("data=stdlib does not take data.path or data.url: for your own files use data=text")
-        super().check(DataConfig(config.name, path=str(self.home), level=config.level))
+        super().check(replace(config, path=str(self.home)))
 
     @property
     def home(self) -> Path:
@@ -151,7 +79,7 @@ class StandardLibrary(Corpus):
 
     def find(self, folder: Path) -> Sources:
         paths = []
-        for root, folders, names in os.walk(folder, onerror=_raise):
+        for root, folders, names in os.walk(folder, onerror=raising):
             folders[:] = [name for name in folders if name not in self.EXCLUDED]
             paths += [Path(root, name).relative_to(folder) for name in names if name.endswith(".py")]
         paths.sort(key=lambda path: hashlib.sha256(path.as_posix().encode()).digest())
@@ -161,18 +89,6 @@ class StandardLibrary(Corpus):
         for number, path in enumerate(paths):
             found[{19: "valid", 39: "test"}.get(number % 40, "train")].append(Source(folder / path))
         return found
-
-
-def _texts(folder: Path) -> list[Path]:
-    """The .txt files below a folder, in order. PermissionError for a folder in it that may not be read."""
-    if not folder.is_dir():
-        return []
-    walk = os.walk(folder, onerror=_raise)
-    return sorted(Path(root, name) for root, _, names in walk for name in names if name.endswith(".txt"))
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _per_split(pattern: str) -> dict[str, str]:
@@ -189,8 +105,18 @@ _MAHONEY = Published({"train": 90_000_000, "valid": 5_000_000, "test": 5_000_000
 _HELD_OUT = "heldout-monolingual.tokenized.shuffled/news.en.heldout-0000{}-of-00050"
 
 CORPORA: dict[str, Corpus] = {
-    "stdlib": StandardLibrary("Python's standard library", {}, (Level.byte,), licence="PSF"),
-    "text": Folder("your own text", _per_split("{}.txt"), TEXT_LEVELS),
+    "stdlib": StandardLibrary("Python's standard library", {}, (Level.byte,), licence="PSF", document="file"),
+    "text": Folder("your own text", _per_split("{}.txt"), TEXT_LEVELS, document="file"),
+    "documents": DocumentFiles("your own documents", {}, TEXT_LEVELS, document="file"),
+    "hub": HubDataset("a data set of the Hugging Face hub", {}, TEXT_LEVELS, document="file"),
+    "pg19": HubDataset(
+        "PG-19",
+        {},
+        TEXT_LEVELS,
+        published=Published({}, documents={"train": 28_602, "valid": 50, "test": 100}),
+        licence="Apache 2.0 (the collection); books in the public domain of the USA",
+        document="file",
+    ),
     "fairseq": Fairseq(
         "what fairseq-preprocess wrote",
         {"train": "dict.txt", "valid": "{train,valid,test}.idx", "test": "{train,valid,test}.bin"},
@@ -203,6 +129,7 @@ CORPORA: dict[str, Corpus] = {
         _wikitext("wikitext-2-v1", 1),
         Published({"train": 2_088_628, "valid": 217_646, "test": 245_569}, 33_278),
         "CC BY-SA 3.0",
+        document="article",
     ),
     "wikitext103": Corpus(
         "WikiText-103",
@@ -212,6 +139,7 @@ CORPORA: dict[str, Corpus] = {
         _wikitext("wikitext-103-v1", 2),
         Published({"train": 103_227_021, "valid": 217_646, "test": 245_569}, 267_735),
         "CC BY-SA 3.0",
+        document="article",
     ),
     "enwik8": OneFile(
         "enwik8",

@@ -16,6 +16,7 @@ import numpy as np
 
 from tbptt.data import subwords
 from tbptt.data.config import Level
+from tbptt.data.documents.pieces import cut
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.data.tokenize import symbol_ids
 from tbptt.data.vocabulary import UNK, Vocabulary, load_vocabulary
@@ -36,11 +37,15 @@ class Language:
     def read(self, text: str, where: Path | str) -> np.ndarray:
         """The token ids of a text, (n,) int64; `where` names the text in messages about unknown tokens.
 
+        With a vocabulary that has a start token, the text is encoded like one document, without the start.
         UserError if the vocabulary lacks a token of the text and has no entry for unknown tokens.
         """
         vocabulary = self.vocabulary
         if vocabulary.level is Level.byte:
             return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+        if vocabulary.level is Level.bpe and vocabulary.start is not None:
+            pieces = [piece.decode() for piece in cut(text.encode())]
+            return subwords.encode_texts(self.tokenizer, pieces)[0].astype(np.int64)
         if vocabulary.level is Level.bpe:
             return subwords.encode_text(self.tokenizer, text)
         before, after = vocabulary.line_marks
@@ -52,6 +57,11 @@ class Language:
             self._report(unknown, where, len(local_ids))
             ids[ids < 0] = vocabulary.unknown
         return ids[local_ids]
+
+    def as_document(self, ids: np.ndarray) -> np.ndarray:
+        """The ids behind the start token, if the vocabulary has one: (n + 1,) int64, else as they are."""
+        start = self.vocabulary.start
+        return ids if start is None else np.concatenate([[start], ids]).astype(np.int64)
 
     def _report(self, unknown: Counter[str], where: Path | str, tokens: int) -> None:
         """Warn about unknown tokens. UserError if the vocabulary has no entry for them."""

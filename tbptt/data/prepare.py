@@ -103,7 +103,8 @@ def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"data.path={config.path} has damaged token files ({error}): prepare them again") from error
     found, wanted = prepared.meta["settings"], config.settings()
-    if differing := [f"{key} is {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key]]:
+    keys = {**wanted, **found}
+    if differing := [f"{k} is {found.get(k)}, not {wanted.get(k)}" for k in keys if found.get(k) != wanted.get(k)]:
         raise UserError(f"data.path={config.path} was prepared with other settings: {'; '.join(differing)}")
     return prepared
 
@@ -257,13 +258,17 @@ def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -
 def _check_published(corpus: Corpus, config: DataConfig, splits: dict[str, Any], vocabulary: Vocabulary) -> None:
     """UserError if the counts of a corpus prepared with published settings differ from the published counts."""
     published = corpus.published
-    as_published = config.level is corpus.levels[0] and config.lower == corpus.lower
-    if published is None or not config.check_counts or not as_published:
+    if published is None or not config.check_counts:
         return
-    pairs = [(f"{split} tokens", splits[split]["tokens"], published.tokens[split]) for split in SPLITS]
+    starts = {split: counts.get("documents", 0) for split, counts in splits.items()}  # one token each
+    pairs = [(f"{s} tokens", splits[s]["tokens"] - starts[s], count) for s, count in published.tokens.items()]
     counted_here = config.vocabulary is None and config.min_count == 1 and config.max_vocab is None
     if published.types and counted_here:
-        pairs.append(("types", len(vocabulary), published.types))
+        pairs.append(("types", len(vocabulary) - config.documents, published.types))
+    if config.level is not corpus.levels[0] or config.lower != corpus.lower:
+        pairs = []
+    if config.documents:
+        pairs += [(f"documents in {s}", splits[s]["documents"], count) for s, count in published.documents.items()]
     wrong = [f"{found:,} {what} instead of {expected:,}" for what, found, expected in pairs if found != expected]
     if wrong:
         raise UserError(

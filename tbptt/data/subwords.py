@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from tbptt.data import reading
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.sources import Source
 from tbptt.data.tokenize import read_text
-from tbptt.data.vocabulary import Vocabulary
+from tbptt.data.vocabulary import START, Vocabulary, new_symbol
 from tbptt.errors import UserError
 
 FILE = "tokenizer.json"
+BATCH = 1 << 20  # characters encoded at once: what the library returns takes some hundred bytes for each token
+# Special tokens that begin a document, of tokenizers whose post-processor puts none there.
+STARTS = ("<s>", "<bos>", "[BOS]", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>")
 
 
-def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
-    """Load the tokenizer of data.vocabulary, or train one of data.bpe_size entries on the training text."""
+def make_tokenizer(config: DataConfig, train: Iterable[list[str]]) -> Any:
+    """Load the tokenizer of data.vocabulary, or train one of data.bpe_size entries on batches of training text."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if config.vocabulary is not None:
@@ -31,7 +35,7 @@ def make_tokenizer(config: DataConfig, train: list[Source]) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=config.bpe_size, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator((read_text(source).splitlines(keepends=True) for source in train), trainer)
+    tokenizer.train_from_iterator(train, trainer)
     return tokenizer
 
 
@@ -49,10 +53,29 @@ def read_tokenizer(path: Path, name: str) -> Any:
     return tokenizer
 
 
-def tokenizer_vocabulary(tokenizer: Any) -> Vocabulary:
-    """The vocabulary of a tokenizer, in the order of its ids."""
+def tokenizer_vocabulary(tokenizer: Any, start: str | None = None) -> Vocabulary:
+    """The vocabulary of a tokenizer, in the order of its ids; `start` is the entry that begins a document."""
     ids = tokenizer.get_vocab()
-    return Vocabulary(Level.bpe, sorted(ids, key=ids.__getitem__))
+    return Vocabulary(Level.bpe, sorted(ids, key=ids.__getitem__), start)
+
+
+def with_start(tokenizer: Any) -> str:
+    """The entry that begins a document, in the tokenizer's own way; one is added to a tokenizer that has none."""
+    plain, framed = (tokenizer.encode("a", add_special_tokens=framing).ids for framing in (False, True))
+    if len(framed) > len(plain) and framed[:1] != plain[:1]:
+        return tokenizer.id_to_token(framed[0])
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    added_before = (name for name in special if re.fullmatch(f"<*{START}>*", name))
+    known = next((name for name in (*STARTS, *added_before) if name in special), None)
+    if known is None:
+        known = new_symbol(tokenizer.get_vocab())
+        tokenizer.add_special_tokens([known])
+    return known
+
+
+def training_lines(sources: Iterable[Source]) -> Iterator[list[str]]:
+    """The lines of each chunk."""
+    return (read_text(source).splitlines(keepends=True) for source in sources)
 
 
 def encode(tokenizer: Any, sources: list[Source]) -> Iterator[np.ndarray]:
@@ -65,6 +88,28 @@ def encode_text(tokenizer: Any, text: str) -> np.ndarray:
     """The ids of a text, encoded line by line: (n,) int64."""
     encoded = tokenizer.encode_batch_fast(text.splitlines(keepends=True), add_special_tokens=False)
     return np.concatenate([np.zeros(0, np.int64), *(np.array(line.ids, dtype=np.int64) for line in encoded)])
+
+
+def encode_texts(tokenizer: Any, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of N texts, each encoded as a whole: (n,) uint32, and how many each has (N,).
+
+    Special tokens that are written in a text are text: they begin no document.
+    """
+    tokenizer.encode_special_tokens = True
+    arrays, batch, size = [np.zeros(0, np.uint32)], [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH:
+            arrays += _encoded(tokenizer, batch)
+            batch, size = [], 0
+    arrays += _encoded(tokenizer, batch)
+    return np.concatenate(arrays), np.array([len(ids) for ids in arrays[1:]], dtype=np.int64)
+
+
+def _encoded(tokenizer: Any, batch: list[str]) -> list[np.ndarray]:
+    encoded = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+    return [np.array(text.ids, dtype=np.uint32) for text in encoded]
 
 
 def load_tokenizer(folder: Path) -> Any:

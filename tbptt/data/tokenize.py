@@ -56,16 +56,30 @@ def symbol_ids(text: str, level: Level, line_end: str, line_start: str, lower: b
 
     Symbols are characters, or words separated by white space with `line_start` before and `line_end` after every line.
     """
-    text = text.lower() if lower else text
+    return document_symbols(pa.array([text], pa.large_string()), level, line_end, line_start, lower)[:2]
+
+
+def document_symbols(
+    texts: pa.Array, level: Level, line_end: str, line_start: str, lower: bool
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """As `symbol_ids`, of N texts (large_string) one after the other; and how many symbols each of them has (N,)."""
+    if lower:  # as Python does it, which knows final letters
+        texts = pa.array([text.lower() for text in texts.to_pylist()], pa.large_string())
     if level is Level.char:
-        encoded = pa.array(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)).dictionary_encode()
-        return [chr(code) for code in encoded.dictionary.to_pylist()], encoded.indices.to_numpy().astype(np.uint32)
-    if not text:
-        return [], np.zeros(0, dtype=np.uint32)
-    lines = text.removesuffix("\n").replace("\n", f" {line_end} {line_start} ")
-    marked = f"{line_start} {lines} {line_end}".strip()
-    encoded = pc.utf8_split_whitespace(pa.array([marked], pa.large_string())).flatten().dictionary_encode()
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.uint32)
+        codes = np.frombuffer("".join(texts.to_pylist()).encode("utf-32-le"), dtype=np.uint32)
+        encoded = pa.array(codes).dictionary_encode()
+        symbols = [chr(code) for code in encoded.dictionary.to_pylist()]
+        return symbols, encoded.indices.to_numpy().astype(np.uint32), pc.utf8_length(texts).to_numpy()
+    ended = pc.if_else(pc.ends_with(texts, "\n"), pc.utf8_slice_codeunits(texts, 0, -1), texts)
+    lines = pc.replace_substring(ended, "\n", f" {line_end} {line_start} ")
+    head, tail, nothing = (pa.scalar(text, pa.large_string()) for text in (f"{line_start} ", f" {line_end}", ""))
+    marked = pc.binary_join_element_wise(head, lines, tail, nothing)
+    marked = pc.utf8_trim_whitespace(pc.if_else(pc.equal(texts, ""), nothing, marked))
+    words = pc.utf8_split_whitespace(marked)
+    lengths = np.where(pc.equal(marked, "").to_numpy(zero_copy_only=False), 0, pc.list_value_length(words).to_numpy())
+    flat = words.flatten()  # with one empty word for an empty text
+    encoded = (flat.filter(pc.not_equal(flat, "")) if not lengths.all() else flat).dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.uint32), lengths
 
 
 def tokenize_chunk(

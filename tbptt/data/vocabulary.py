@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,15 +17,20 @@ from tbptt.errors import UserError
 
 EOS, UNK = "<eos>", "<unk>"
 UNKNOWN = (UNK, "<UNK>")  # the second is used by lm1b's reference vocabulary
+START = "<doc>"
 LINE_ENDS = (EOS, "</s>", "<S>")  # of the original code, of fairseq, and of lm1b (also at line starts)
 
 
 @dataclass
 class Vocabulary:
-    """`symbols[i]` is the text of token id i: a word, a character, a subword, or (level byte) its value in hex."""
+    """`symbols[i]` is the text of token id i: a word, a character, a subword, or (level byte) its value in hex.
+
+    `start_symbol` is the one that begins a document. It stands for no text, even if it is written there.
+    """
 
     level: Level
     symbols: list[str]
+    start_symbol: str | None = None
     ids: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -32,6 +38,18 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.symbols)
+
+    @property
+    def start(self) -> int | None:
+        """The id of the token that begins a document, or None."""
+        return None if self.start_symbol is None else self.ids[self.start_symbol]
+
+    def with_start(self) -> Vocabulary:
+        """This vocabulary, or with one more entry for the token that begins a document."""
+        if self.start_symbol is not None:
+            return self
+        added = new_symbol(self.symbols)
+        return Vocabulary(self.level, [*self.symbols, added], added)
 
     @property
     def unknown(self) -> int | None:
@@ -51,10 +69,14 @@ class Vocabulary:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """Of the level and the symbols: which of them begins a document changes no id."""
+        return hashlib.sha256(self._to_json({}).encode()).hexdigest()
 
     def to_json(self) -> str:
-        return json.dumps({"level": self.level.name, "symbols": self.symbols}, ensure_ascii=False)
+        return self._to_json({} if self.start_symbol is None else {"start": self.start_symbol})
+
+    def _to_json(self, more: dict[str, str]) -> str:
+        return json.dumps({"level": self.level.name, "symbols": self.symbols} | more, ensure_ascii=False)
 
     @classmethod
     def from_file(cls, path: Path) -> Vocabulary:
@@ -63,11 +85,25 @@ class Vocabulary:
         level, symbols = Level[read["level"]], read["symbols"]
         if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
             raise ValueError("its symbols are not a list of texts")
-        return cls(level, symbols)
+        start = read.get("start")
+        if start is not None and start not in symbols:
+            raise ValueError(f"its start {start!r} is not one of its symbols")
+        return cls(level, symbols, start)
 
     def lookup(self, symbols: list[str]) -> np.ndarray:
-        """The id of each symbol, -1 if unknown: (len(symbols),) int64."""
-        return np.array([self.ids.get(symbol, -1) for symbol in symbols], dtype=np.int64)
+        """The id of each symbol of a text, -1 if unknown: (len(symbols),) int64."""
+        ids = np.array([self.ids.get(symbol, -1) for symbol in symbols], dtype=np.int64)
+        if self.start is not None:
+            ids[ids == self.start] = -1
+        return ids
+
+
+def new_symbol(symbols: Collection[str]) -> str:
+    """A name for the token that begins a document, which none of the symbols has."""
+    name = START
+    while name in symbols:
+        name = f"<{name}>"
+    return name
 
 
 def byte_vocabulary() -> Vocabulary:
@@ -91,6 +127,11 @@ def build_vocabulary(counts: Counter[str], config: DataConfig, first: str) -> Vo
     return Vocabulary(config.level, symbols)
 
 
+def given_vocabulary(config: DataConfig) -> Vocabulary | None:
+    """The vocabulary of data.vocabulary, at level word or char; None without it."""
+    return read_vocabulary_file(Path(config.vocabulary).expanduser(), config.level) if config.vocabulary else None
+
+
 def read_vocabulary_file(path: Path, level: Level) -> Vocabulary:
     """Read data.vocabulary: one symbol per line; anything after a word, such as a count, is ignored.
 
@@ -109,6 +150,17 @@ def read_vocabulary_file(path: Path, level: Level) -> Vocabulary:
         problem = f"repeats {repeated[:3]}" if repeated else "is empty"
         raise UserError(f"data.vocabulary={path} must list each entry once, one per line, but {problem}")
     return Vocabulary(level, symbols)
+
+
+def check_unknown(unknown: Counter[str], vocabulary: Vocabulary, split: str, config: DataConfig) -> None:
+    """UserError if there are unknown symbols and the vocabulary has no entry for them."""
+    if unknown and vocabulary.unknown is None:
+        examples = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(3))
+        raise UserError(
+            f"the {split} split of data={config.name} has {unknown.total()} tokens ({len(unknown)} types, such as "
+            f"{examples}) that are not in the vocabulary, which has no {UNK} entry: use data.min_count=2, which "
+            f"replaces rare symbols by {UNK}, or data.level=byte"
+        )
 
 
 def load_vocabulary(path: Path) -> Vocabulary:

@@ -12,17 +12,24 @@ import numpy as np
 
 from tbptt.data import fairseq, subwords
 from tbptt.data.config import DataConfig, Level
-from tbptt.data.corpora import SPLITS, Corpus
+from tbptt.data.corpus import SPLITS, Corpus
+from tbptt.data.documents.streams import Counts, line_marks, write_documents
 from tbptt.data.sources import Sources, chunks
 from tbptt.data.tokenize import TokenizedChunk, count_symbols, count_words, tokenize
-from tbptt.data.vocabulary import EOS, UNK, Vocabulary, build_vocabulary, byte_vocabulary, read_vocabulary_file
+from tbptt.data.vocabulary import (
+    Vocabulary,
+    build_vocabulary,
+    byte_vocabulary,
+    check_unknown,
+    given_vocabulary,
+)
 from tbptt.errors import UserError
-
-Counts = dict[str, dict[str, Any]]
 
 
 def write_splits(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -> tuple[Vocabulary, Counts]:
     """Write train.bin, valid.bin and test.bin. Returns the vocabulary, and counts and SHA-256 per split."""
+    if config.documents:
+        return write_documents(corpus, config, found, folder)
     # Lower-casing depends on neighbouring characters (final "Σ"): chunks must be whole lines, also at level char.
     unit = Level.word if config.level is Level.char and config.lower else config.level
     chunked = {split: chunks(sources, unit) for split, sources in found.items()}
@@ -33,7 +40,7 @@ def write_splits(corpus: Corpus, config: DataConfig, found: Sources, folder: Pat
         vocabulary = byte_vocabulary()
         arrays = {split: (np.frombuffer(chunk.read(), dtype=np.uint8) for chunk in chunked[split]) for split in SPLITS}
     elif config.level is Level.bpe:
-        tokenizer = subwords.make_tokenizer(config, chunked["train"])
+        tokenizer = subwords.make_tokenizer(config, subwords.training_lines(chunked["train"]))
         tokenizer.save(str(folder / subwords.FILE))
         vocabulary = subwords.tokenizer_vocabulary(tokenizer)
         arrays = {split: subwords.encode(tokenizer, chunked[split]) for split in SPLITS}
@@ -49,12 +56,9 @@ def _write_symbols(
     corpus: Corpus, config: DataConfig, found: Sources, chunked: Sources, folder: Path
 ) -> tuple[Vocabulary, Counts]:
     """Write the splits at level word or char: chunks are tokenized in parallel, then mapped to vocabulary ids."""
-    settings = {"level": config.level, "lower": config.lower}
-    given = read_vocabulary_file(Path(config.vocabulary).expanduser(), config.level) if config.vocabulary else None
-    if config.level is Level.word:
-        settings |= {"line_end": corpus.line_end, "line_start": corpus.line_start}
-        if given and corpus.line_end == EOS not in given.ids:  # it has other line symbols
-            settings |= dict(zip(("line_start", "line_end"), given.line_marks))
+    given = given_vocabulary(config)
+    line_start, line_end = line_marks(corpus, given)
+    settings = {"level": config.level, "lower": config.lower, "line_start": line_start, "line_end": line_end}
     tokenized: dict[str, list[TokenizedChunk]] = {}
     for split in SPLITS:
         parts = folder / "parts" / split
@@ -71,7 +75,7 @@ def _write_symbols(
         unknown: Counter[str] = Counter()
         arrays = (_vocabulary_ids(chunk, vocabulary, unknown) for chunk in tokenized[split])
         counts[split] = _write(folder, split, arrays, vocabulary, found) | {"unknown": unknown.total()}
-        _check_unknown(unknown, vocabulary, split, config)
+        check_unknown(unknown, vocabulary, split, config)
     return vocabulary, counts
 
 
@@ -83,17 +87,6 @@ def _vocabulary_ids(chunk: TokenizedChunk, vocabulary: Vocabulary, unknown: Coun
         unknown[symbols[i]] += counts[i]
     ids[ids < 0] = vocabulary.unknown or 0
     return ids.astype(vocabulary.dtype)[chunk.ids()]
-
-
-def _check_unknown(unknown: Counter[str], vocabulary: Vocabulary, split: str, config: DataConfig) -> None:
-    """UserError if there are unknown symbols and the vocabulary has no entry for them."""
-    if unknown and vocabulary.unknown is None:
-        examples = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(3))
-        raise UserError(
-            f"the {split} split of data={config.name} has {unknown.total()} tokens ({len(unknown)} types, such as "
-            f"{examples}) that are not in the vocabulary, which has no {UNK} entry: use data.min_count=2, which "
-            f"replaces rare symbols by {UNK}, or data.level=byte"
-        )
 
 
 def _write(

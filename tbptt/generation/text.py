@@ -40,11 +40,32 @@ class Decoder(Protocol):
 def decoder(language: Language, prompt: str, prompt_tokens: np.ndarray) -> Decoder:
     """A decoder for the continuation of a prompt."""
     vocabulary = language.vocabulary
+    if vocabulary.start is None:
+        return _text_decoder(language, prompt, prompt_tokens)
+    prompt_tokens = prompt_tokens[prompt_tokens != vocabulary.start]
+    return DocumentDecoder(vocabulary.start, _text_decoder(language, prompt, prompt_tokens))
+
+
+def _text_decoder(language: Language, prompt: str, prompt_tokens: np.ndarray) -> Decoder:
+    vocabulary = language.vocabulary
     if vocabulary.level is Level.bpe:
         return SubwordDecoder(language.tokenizer, prompt_tokens.tolist()[-8:])
     if vocabulary.level is Level.word:
         return WordDecoder(vocabulary, prompt)
     return ByteDecoder() if vocabulary.level is Level.byte else CharacterDecoder(vocabulary)
+
+
+class DocumentDecoder:
+    """The start token of a document has no text; it only ends an incomplete character before it."""
+
+    def __init__(self, start: int, texts: Decoder):
+        self.start, self.texts = start, texts
+
+    def add(self, token: int) -> str:
+        return self.end() if token == self.start else self.texts.add(token)
+
+    def end(self) -> str:
+        return self.texts.end()
 
 
 class ByteDecoder:

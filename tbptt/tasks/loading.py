@@ -19,6 +19,7 @@ from tbptt.cli.directories import without_neutral
 from tbptt.data import language, subwords
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import corpus_named
+from tbptt.data.documents.config import schema_of
 from tbptt.data.language import Language, corpus_language, load_language
 from tbptt.data.own_text import open_own_text
 from tbptt.data.prepare import PreparedCorpus, is_prepared, open_corpus
@@ -134,7 +135,7 @@ def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> D
     composed = as_dict(config.data)  # the values as Hydra reads them
     changes = {key: composed[key] for key in (override.key_or_group.removeprefix("data.") for override in given)}
     here = {key: value for key, value in composed.items() if key in DataConfig.RESULT_NEUTRAL}
-    data = from_dict(DataConfig, trained | _recorded_places(checkpoint) | here | changes)
+    data = from_dict(schema_of(trained["name"]), trained | _recorded_places(checkpoint) | here | changes)
     if "url" not in changes and not is_prepared(data):
         data.url = None  # of a mirror near the machine that trained; where the corpus is prepared, it names its files
     corpus_named(data.name).check(data)

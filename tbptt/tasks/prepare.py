@@ -29,7 +29,8 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     log.info("%s: %s entries in the vocabulary", corpus.meta["title"], f"{len(corpus.vocabulary):,}")
     for split, counts in corpus.meta["splits"].items():
         unknown = f"{counts['unknown']:,} unknown ({counts['unknown'] / counts['tokens']:.2%})"
-        log.info(
-            "%s: %s tokens, %s, from %s bytes", split, f"{counts['tokens']:,}", unknown, f"{counts['source_bytes']:,}"
-        )
+        tokens = f"{counts['tokens']:,} tokens"
+        if split in corpus.documents:
+            tokens += f" in {counts['documents']:,} documents"
+        log.info("%s: %s, %s, from %s bytes", split, tokens, unknown, f"{counts['source_bytes']:,}")
     log.info("Token files: %s", corpus.folder)
