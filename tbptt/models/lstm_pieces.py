@@ -1,14 +1,17 @@
-"""torch's nn.LSTM over a segment in which documents start, which it cannot do by itself.
+"""torch's nn.LSTM where it cannot do what is asked by itself: documents that start in a segment, bf16 on any CPU.
 
 Shapes: B lanes, T tokens of the segment, L layers, D model size.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from tbptt.device import matmul_dtype
 
 
 def run_lstm(
@@ -19,6 +22,10 @@ def run_lstm(
     The segment is cut wherever a document starts in any lane: one call of nn.LSTM a piece, and on a GPU the host waits
     for the device to learn where. Without starts (None) it is one call, and no waiting.
     """
+    if x_BTD.device.type == "cpu" and matmul_dtype(x_BTD) is torch.bfloat16 and not cpu_has_bf16():
+        with torch.autocast("cpu", enabled=False):
+            y_BTD, state = run_lstm(lstm, x_BTD.float(), h_LBD.float(), c_LBD.float(), starts_BT)
+        return y_BTD.bfloat16(), state
     if starts_BT is None:
         return lstm(x_BTD, (h_LBD, c_LBD))
     T = x_BTD.shape[1]
@@ -29,3 +36,13 @@ def run_lstm(
         y_BTD, (h_LBD, c_LBD) = lstm(x_BTD[:, begin:end], (h_LBD, c_LBD))
         outputs.append(y_BTD)
     return torch.cat(outputs, dim=1), (h_LBD, c_LBD)
+
+
+@cache
+def cpu_has_bf16() -> bool:
+    """Whether this processor has an LSTM in bfloat16; not all have. Without, it is computed in float32."""
+    try:
+        nn.LSTM(8, 8, dtype=torch.bfloat16)(torch.zeros(1, 1, 8, dtype=torch.bfloat16))
+    except RuntimeError:
+        return False
+    return True
