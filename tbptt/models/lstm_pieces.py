@@ -40,9 +40,10 @@ def run_lstm(
 
 @cache
 def cpu_has_bf16() -> bool:
-    """Whether this processor has an LSTM in bfloat16; not all have. Without, it is computed in float32."""
+    """Whether this processor's LSTM runs under autocast to bfloat16; without, it is computed in float32."""
     try:
-        nn.LSTM(8, 8, dtype=torch.bfloat16)(torch.zeros(1, 1, 8, dtype=torch.bfloat16))
+        with torch.autocast("cpu", torch.bfloat16), torch.random.fork_rng(devices=[]):
+            nn.LSTM(8, 8)(torch.zeros(1, 1, 8))
     except RuntimeError:
         return False
     return True
