@@ -14,14 +14,18 @@ from tbptt.errors import UserError
 
 
 def encode(text: str, language: Language) -> np.ndarray:
-    """The tokens of a prompt, (n,) int64, n > 0, tokenized like the corpus; an empty prompt is read as a line break.
+    """The tokens of a prompt, (n,) int64, n > 0, tokenized like the corpus: like one document if it has documents.
+
+    Otherwise an empty prompt is read as a line break.
 
     UserError if the text has no token, or has unknown symbols and the vocabulary has no entry for them.
     """
     level, (_, line_end) = language.vocabulary.level, language.vocabulary.line_marks
-    tokens = language.read(text or "\n", "the prompt")
+    begins_document = language.vocabulary.start is not None
+    tokens = language.read(text or ("" if begins_document else "\n"), "the prompt")
     if level is Level.word and line_end and text and not text.endswith("\n"):
         tokens = tokens[:-1]  # its last line is not finished
+    tokens = language.as_document(tokens)
     if not len(tokens):
         raise UserError(f"the prompt {text!r} holds no {level.name}: give another prompt=")
     return tokens
@@ -56,13 +60,13 @@ def _text_decoder(language: Language, prompt: str, prompt_tokens: np.ndarray) ->
 
 
 class DocumentDecoder:
-    """The start token of a document has no text; it only ends an incomplete character before it."""
+    """The start token of a document ends the text before it, also an incomplete character, with a blank line."""
 
     def __init__(self, start: int, texts: Decoder):
         self.start, self.texts = start, texts
 
     def add(self, token: int) -> str:
-        return self.end() if token == self.start else self.texts.add(token)
+        return f"{self.end()}\n\n" if token == self.start else self.texts.add(token)
 
     def end(self) -> str:
         return self.texts.end()

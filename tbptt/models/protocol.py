@@ -107,15 +107,17 @@ class RecurrentModel(nn.Module):
         self, tokens_BT: Tensor, targets_BT: Tensor, state: State, starts_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """The losses (B, T) in nats, in token order, and the new state, attached. `starts_BT` as for `hidden`."""
-        # A model that knows no documents need not take their starts.
-        starts = () if starts_BT is None else (starts_BT,)
-        h_BTD, state = self.hidden(tokens_BT, state, *starts)
+        h_BTD, state = self._hidden(tokens_BT, state, starts_BT)
         return self.softmax(h_BTD.flatten(0, 1), targets_BT.flatten()).view(targets_BT.shape), state
 
-    def log_probs(self, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
+    def log_probs(self, tokens_BT: Tensor, state: State, starts_BT: Tensor | None = None) -> tuple[Tensor, State]:
         """The log-probabilities (B, T, vocabulary size) of the next token, and the new state."""
-        h_BTD, state = self.hidden(tokens_BT, state)
+        h_BTD, state = self._hidden(tokens_BT, state, starts_BT)
         return self.softmax.log_probs(h_BTD.flatten(0, 1)).unflatten(0, tokens_BT.shape), state
+
+    def _hidden(self, tokens_BT: Tensor, state: State, starts_BT: Tensor | None) -> tuple[Tensor, State]:
+        """A model that knows no documents need not take their starts."""
+        return self.hidden(tokens_BT, state) if starts_BT is None else self.hidden(tokens_BT, state, starts_BT)
 
     def blocks(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: all of one class, called with the same argument types."""

@@ -31,6 +31,7 @@ from tbptt.launch.world import World
 from tbptt.output import reader_gone
 from tbptt.report.results import begin, refuse_training_run, write_results
 from tbptt.tasks.loading import TrainedModel, language_of, open_trained, require_checkpoint
+from tbptt.tasks.scoring import resets_at_documents
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,12 @@ def _tgt_len(config: Config, trained: TrainedModel) -> int:
     return config.eval.tgt_len or trained.config.tgt_len
 
 
+def _start(config: Config, trained: TrainedModel, prompt: Prompt) -> int | None:
+    """The token that empties the state, if documents do so in evaluations of this model."""
+    reset = resets_at_documents(config, trained.reset_state)
+    return prompt.language.vocabulary.start if reset else None
+
+
 def _sample(
     config: Config, trained: TrainedModel, prompt: Prompt, world: World
 ) -> tuple[list[ContinuationWriter], int]:
@@ -120,9 +127,10 @@ def _sample(
     assert isinstance(settings, SampleConfig)
     writers = [prompt.writer(number) for number in range(1, settings.samples + 1)]
     tokens_P, tgt_len = prompt.tokens_P.to(world.device), _tgt_len(config, trained)
+    start = _start(config, trained, prompt)
     with stop_on_signal(world) as stop:
         for tokens_B, log_probs_B in sample(
-            trained.model, tokens_P, settings, config.seed, tgt_len, config.trainer.precision
+            trained.model, tokens_P, settings, config.seed, tgt_len, config.trainer.precision, start
         ):
             _add(writers, tokens_B, log_probs_B)
             if (signum := stop.agreed_signal()) or (settings.length is None and reader_gone()):
@@ -135,9 +143,10 @@ def _beam_search(config: Config, trained: TrainedModel, prompt: Prompt, world: W
     settings = config.generate
     assert isinstance(settings, BeamConfig)
     tokens_P, tgt_len = prompt.tokens_P.to(world.device), _tgt_len(config, trained)
+    start = _start(config, trained, prompt)
     with tqdm(total=settings.length, desc="beam search", unit="token", disable=None) as bar:
         found_BL, total_B = beam_search(
-            trained.model, tokens_P, settings, tgt_len, config.trainer.precision, bar.update
+            trained.model, tokens_P, settings, tgt_len, config.trainer.precision, bar.update, start
         )
     writers = [prompt.writer(number) for number in range(1, len(found_BL) + 1)]
     for tokens_B in found_BL.T:

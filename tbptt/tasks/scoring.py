@@ -73,7 +73,8 @@ def score_split(
             rows = [asdict(each) | loss_units(each.loss, level) for each in scored.by_position]
             write_positions(rows, level, tgt_len, run_dir)
     if level is Level.byte:
-        compressors = compressed_bits_per_byte(stream[: scored.tokens + 1].tobytes())
+        text = stream[: scored.tokens + 1]
+        compressors = compressed_bits_per_byte(text[text < 256].astype("u1").tobytes())  # without starts of documents
         baselines = ", ".join(f"{name} {bits:.3f}" for name, bits in compressors.items())
         log.info("%.3f bits per byte (compressors on the same text: %s)", results["bpc"], baselines)
         results["compressors"] = compressors
@@ -95,17 +96,24 @@ def losses_file(config: Config, run_dir: Path) -> Path | None:
     return run_dir / path
 
 
+def resets_at_documents(config: Config, trained: str | None) -> bool:
+    """Whether documents reset the state: by eval.reset_state, or else as the run was trained (trainer.reset_state)."""
+    if config.eval.reset_state is None:
+        return trained == ResetState.document.name
+    return config.eval.reset_state is EvalReset.document
+
+
 def documents_that_reset(config: Config, corpus: PreparedCorpus, split: str, trained: str | None) -> np.ndarray | None:
     """The first tokens of the documents of `split` if an evaluation resets the state there, else None.
 
     `trained` is the run's trainer.reset_state, which decides where eval.reset_state is not given. UserError if the
     corpus has no documents to reset at.
     """
-    given = config.eval.reset_state
-    at_documents = trained == ResetState.document.name and split in corpus.documents
-    if given is EvalReset.never or (given is None and not at_documents):
+    if not resets_at_documents(config, trained):
         return None
     if split not in corpus.documents:
+        if config.eval.reset_state is None:
+            return None
         name = config.data.name
         raise UserError(f"eval.reset_state=document needs documents, and data={name} is read as one text without any")
     return corpus.documents[split]

@@ -163,3 +163,19 @@ def test_a_prompt_file_is_read_as_it_stands(tmp_path):
     (tmp_path / "prompt").write_bytes(b"a\xff")
     with pytest.raises(UserError, match=r"not UTF-8 text .* at byte 1"):
         SampleConfig(prompt_file=str(tmp_path / "prompt")).read_prompt(None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [tiny_lstm, tiny_txl, tiny_stack])
+def test_a_start_that_was_generated_empties_the_state(build):
+    """What follows it is what follows a prompt of the start alone."""
+    model, start = build().eval(), 3
+    prompt_P = torch.tensor([5, 9, 1, start])
+    config = SampleConfig(length=12, temperature=0.0)
+
+    def log_probs(prompt_P: torch.Tensor, start: int | None) -> torch.Tensor:
+        return torch.cat([log_prob for _, log_prob in sample(model, prompt_P, config, 1, 4, Precision.fp64, start)])
+
+    alone = log_probs(prompt_P[-1:], start)
+    assert_close(log_probs(prompt_P, start), alone, 1e-12)
+    assert (log_probs(prompt_P, None) - alone).abs().max() > 1e-6
