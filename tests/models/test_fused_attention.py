@@ -17,6 +17,7 @@ from tbptt.errors import UserError
 from tbptt.models.attention import choice
 from tbptt.models.attention.choice import Attention, pick_attention
 from tbptt.models.attention.relative import causal_mask, relative_attention
+from tbptt.models.documents import count_memory, tokens_since_start
 from tbptt.models.protocol import RecurrentModel
 from tbptt.models.transformer_xl import TransformerXLConfig
 from tests.helpers import assert_relatively_close
@@ -54,13 +55,20 @@ def draw_inputs(B, T, M, H, E, dtype) -> list[Tensor]:
     return [torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes]
 
 
-def plain(q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, kept_BHTK=1.0) -> Tensor:
+def draw_since(B, T, seed=0) -> Tensor:
+    """Of documents that start anywhere in the segment, or before it: then some of their tokens are remembered."""
+    generator = torch.Generator().manual_seed(seed)
+    since_BT = tokens_since_start(torch.rand(B, T, generator=generator) < 2 / T)
+    return count_memory(since_BT, torch.randint(40, (B,), generator=generator)).to(DEVICE)
+
+
+def plain(q_BTHE, kv_BK2HE, r_KHE, u_HE, v_HE, window, kept_BHTK=1.0, since_BT=None) -> Tensor:
     """The definition in float64, with attention weights multiplied by `kept_BHTK`."""
     K, T = len(r_KHE), q_BTHE.shape[1]
     k_BHKE, value_BHKE = kv_BK2HE.permute(2, 0, 3, 1, 4)
     eye = torch.eye(K, dtype=torch.float64, device=DEVICE).expand(*k_BHKE.shape[:2], K, K)
-    mask_TK = causal_mask(T, K, window, like=q_BTHE)
-    weights = relative_attention(q_BTHE.transpose(1, 2), k_BHKE, eye, r_KHE, u_HE, v_HE, mask_TK, 0.0)
+    mask = causal_mask(T, K, window, q_BTHE, since_BT)
+    weights = relative_attention(q_BTHE.transpose(1, 2), k_BHKE, eye, r_KHE, u_HE, v_HE, mask, 0.0)
     return (weights * kept_BHTK @ value_BHKE).transpose(1, 2)
 
 
@@ -78,17 +86,24 @@ def assert_agree(fused: list[Tensor], defined: list[Tensor], tolerance: float) -
         assert_relatively_close(actual.double(), expected, tolerance)
 
 
-def both(shape, dtype, kept_BHTK=1.0, dropout=0.0) -> tuple[list[Tensor], list[Tensor]]:
+def both(shape, dtype, kept_BHTK=1.0, dropout=0.0, since_BT=None) -> tuple[list[Tensor], list[Tensor]]:
     *sizes, window = shape
     inputs, scale = draw_inputs(*sizes, dtype), 1 / math.sqrt(sizes[-1])
-    fused = gradients(lambda *xs: fused_relative_attention(*xs, window, dropout, scale), inputs)
-    defined = gradients(lambda *xs: plain(*xs, window, kept_BHTK), [x.double() for x in inputs])
+    fused = gradients(lambda *xs: fused_relative_attention(*xs, window, dropout, scale, since_BT), inputs)
+    defined = gradients(lambda *xs: plain(*xs, window, kept_BHTK, since_BT), [x.double() for x in inputs])
     return fused, defined
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outputs_and_all_gradients_are_the_plain_ones(shape):
     assert_agree(*both(shape, torch.float32), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("shape", [(1, 70, 37, 1, 16, None), (2, 39, 30, 1, 16, 33), (3, 5, 40, 1, 4, None)])
+def test_so_they_are_where_documents_start(shape):
+    since_BT = draw_since(*shape[:2])
+    assert (since_BT < torch.arange(shape[1], device=DEVICE) + shape[2]).any()
+    assert_agree(*both(shape, torch.float32, since_BT=since_BT), TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -102,13 +117,13 @@ def test_results_repeat_bit_for_bit():
     assert all(torch.equal(x, y) for x, y in zip(first, second))
 
 
-def dropped_weights(B, T, M, H, dropout, window=None) -> tuple[Tensor, Tensor]:
+def dropped_weights(B, T, M, H, dropout, window=None, since_BT=None) -> tuple[Tensor, Tensor]:
     """Attention weights with and without dropout, (B, H, T, K), read off by one-hot values."""
     E = M + T
     q, kv, *rest = draw_inputs(B, T, M, H, E, torch.float32)
     kv[:, :, 1] = torch.eye(E, device=DEVICE)[:, None]
     return tuple(
-        fused_relative_attention(q, kv, *rest, window, rate, 1 / math.sqrt(E)).transpose(1, 2)
+        fused_relative_attention(q, kv, *rest, window, rate, 1 / math.sqrt(E), since_BT).transpose(1, 2)
         for rate in (dropout, 0.0)
     )
 
@@ -131,6 +146,20 @@ def test_dropout_is_another_at_every_lane_head_query_and_key():
     assert len(torch.unique(kept[-8:, :57], dim=0)) == 8 and len(torch.unique(kept[8:, :8], dim=1)[0]) == 8
 
 
+def test_documents_change_no_mask_and_the_backward_pass_draws_it_again():
+    shape, since_BT = (2, 37, 27, 1, 64, None), draw_since(2, 37)
+    found = []
+    for since in (None, since_BT):
+        torch.manual_seed(3)
+        found.append(dropped_weights(*shape[:4], 0.4, since_BT=since))
+    (dropped_all, _), (dropped, weights) = found
+    assert ((weights == 0) & (dropped_all > 0)).any()
+    assert torch.equal(dropped > 0, (dropped_all > 0) & (weights > 0))
+    torch.manual_seed(3)
+    kept_BHTK = (dropped > 0).double() / 0.6
+    assert_agree(*both(shape, torch.float32, kept_BHTK, dropout=0.4, since_BT=since_BT), TOLERANCE[torch.float32])
+
+
 @pytest.mark.parametrize("shape", [(2, 37, 27, 2, 64, None), (1, 40, 24, 2, 64, 20)])
 def test_the_backward_pass_draws_the_mask_of_the_forward_pass(shape):
     B, T, M, H, _, window = shape
@@ -141,10 +170,10 @@ def test_the_backward_pass_draws_the_mask_of_the_forward_pass(shape):
     assert ((dropped == 0) & (weights > 0)).any()
 
 
-def losses_and_gradients(model: RecurrentModel) -> list[Tensor]:
+def losses_and_gradients(model: RecurrentModel, starts_BL: Tensor | None = None) -> list[Tensor]:
     """Of three segments: memory is empty at first, then partly filled."""
     tokens_BL, targets_BL = (random_tokens(2, 9, seed=seed).to(DEVICE) for seed in (1, 2))
-    nll_BL, _ = run_segments(model, tokens_BL, targets_BL, [4, 1, 4])
+    nll_BL, _ = run_segments(model, tokens_BL, targets_BL, [4, 1, 4], starts_BL=starts_BL)
     nll_BL.mean().backward()
     return [nll_BL.detach(), *(parameter.grad for parameter in model.parameters())]
 
@@ -164,6 +193,14 @@ def test_a_model_has_the_same_losses_and_gradients_with_any_memory(settings):
     plain = copy.deepcopy(fused).double()
     plain.attention = Attention.plain
     assert_agree(losses_and_gradients(fused), losses_and_gradients(plain), 1e-5)
+
+
+def test_so_it_has_where_documents_start():
+    fused = tiny_txl(torch.float32, attention=Attention.fused, n_layer=1, n_head=1, mem_len=5).to(DEVICE)
+    plain = copy.deepcopy(fused).double()
+    plain.attention = Attention.plain
+    starts_BL = (torch.arange(18).view(2, 9) % 7 == 2).to(DEVICE)
+    assert_agree(losses_and_gradients(fused, starts_BL), losses_and_gradients(plain, starts_BL), 1e-5)
 
 
 def test_activation_checkpointing_draws_the_same_masks():
@@ -189,7 +226,7 @@ def test_the_kernels_compile_for_gpus_and_ask_for_no_more_memory_than_those_have
 def test_the_operation_is_one_that_torch_compile_can_trace():
     inputs = [x.requires_grad_() for x in draw_inputs(2, 5, 3, 2, 4, torch.float32)]
     seed = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    torch.library.opcheck(torch.ops.tbptt.relative_attention.default, (*inputs, seed, None, 8, 0.0, 0.5))
+    torch.library.opcheck(torch.ops.tbptt.relative_attention.default, (*inputs, seed, draw_since(2, 5), 8, 0.0, 0.5))
 
 
 def test_auto_is_fused_on_a_gpu_where_it_can_run_and_plain_elsewhere():

@@ -78,14 +78,20 @@ def random_stream(n_tokens: int, seed: int = 0) -> np.ndarray:
 
 
 def run_segments(
-    model: RecurrentModel, tokens_BL: Tensor, targets_BL: Tensor, lengths: Iterable[int], state: State = None
+    model: RecurrentModel,
+    tokens_BL: Tensor,
+    targets_BL: Tensor,
+    lengths: Iterable[int],
+    state: State = None,
+    starts_BL: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """The losses (B, L) of consecutive segments of these lengths, and the state after the last."""
     state = model.initial_state(len(tokens_BL)) if state is None else state
     nll, start = [], 0
     for length in lengths:
         part = slice(start, start + length)
-        nll_BT, state = model(tokens_BL[:, part], targets_BL[:, part], state)
+        starts_BT = None if starts_BL is None else starts_BL[:, part]
+        nll_BT, state = model(tokens_BL[:, part], targets_BL[:, part], state, starts_BT)
         nll.append(nll_BT)
         start += length
     return torch.cat(nll, dim=1), state

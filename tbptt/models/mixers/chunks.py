@@ -12,8 +12,6 @@ Loops take their chunks from `unbind`, whose gradient is one tensor; that of eve
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,36 +42,41 @@ def document_starts(since_BT: Tensor, chunk: int) -> Tensor:
     return start_BNC - chunk * torch.arange(start_BNC.shape[1], device=since_BT.device).unsqueeze(-1)
 
 
-class LogDecays(NamedTuple):
-    """What is left, in logarithms, -inf where that is nothing. With a channel axis if there is a decay per channel."""
+class LogDecays:
+    """What is left in chunks, in logarithms: sums of the log decays of every token, and -inf where nothing is left."""
 
-    between: Tensor  # (B, H, N, C, C): at token i of what came in at j of the same chunk; -inf for j > i
-    from_start: Tensor  # (B, H, N, C): at token i of the state before its chunk
-    to_end: Tensor  # (B, H, N, C): after the chunk of what came in at token j
-    across: Tensor  # (B, H, N): after the chunk of the state before it
+    def __init__(self, log_decay_BHT: Tensor, chunk: int, since_BT: Tensor | None):
+        """Of (B, H, T), or of (B, H, T, K), where all results have K as their last axis too."""
+        self.c_BHNC = split_chunks(log_decay_BHT, chunk).cumsum(3)
+        self.token_C = torch.arange(chunk, device=log_decay_BHT.device)
+        self.start_BNC = None if since_BT is None else document_starts(since_BT, chunk)
+
+    def between(self) -> Tensor:
+        """At token i of what came in at j <= i of the same chunk, (B, H, N, C, C)."""
+        unseen_BNCC = (self.token_C > self.token_C.unsqueeze(-1)).expand(1, 1, -1, -1)
+        if self.start_BNC is not None:
+            unseen_BNCC = unseen_BNCC | (self.token_C < self.start_BNC.unsqueeze(-1))
+        return _hide(self.c_BHNC.unsqueeze(4) - self.c_BHNC.unsqueeze(3), unseen_BNCC)
+
+    def from_start(self) -> Tensor:
+        """At every token of the state before its chunk, (B, H, N, C)."""
+        return self.c_BHNC if self.start_BNC is None else _hide(self.c_BHNC, self.start_BNC >= 0)
+
+    def to_end(self) -> Tensor:
+        """After the chunk of what came in at every token, (B, H, N, C)."""
+        left = self.c_BHNC[:, :, :, -1:] - self.c_BHNC
+        return left if self.start_BNC is None else _hide(left, self.token_C < self.start_BNC[:, :, -1:])
+
+    def across(self) -> Tensor:
+        """After the chunk of the state before it, (B, H, N)."""
+        left = self.c_BHNC[:, :, :, -1]
+        return left if self.start_BNC is None else _hide(left, self.start_BNC[:, :, -1] >= 0)
 
 
-def log_decays(log_decay_BHT: Tensor, chunk: int, since_BT: Tensor | None) -> LogDecays:
-    """From those of every token, (B, H, T) or (B, H, T, K)."""
-    c = split_chunks(log_decay_BHT, chunk).cumsum(3)
-    token = torch.arange(chunk, device=c.device)
-    unseen = token > token.unsqueeze(-1)  # (C, C): the later ones
-    between, from_start, to_end = c.unsqueeze(4) - c.unsqueeze(3), c, c[:, :, :, -1:] - c
-    if since_BT is not None:
-        start_BNC = document_starts(since_BT, chunk)
-        unseen = (unseen | (token < start_BNC.unsqueeze(-1))).unsqueeze(1)
-        from_start = _forget(c, start_BNC >= 0)
-        to_end = _forget(to_end, token < start_BNC[:, :, -1:])
-    return LogDecays(
-        between.masked_fill(unseen.view(*unseen.shape, *[1] * (c.dim() - 4)), -torch.inf),
-        from_start, to_end, from_start[:, :, :, -1],
-    )  # fmt: skip
-
-
-def _forget(log_decay_BHNC: Tensor, mask_BNC: Tensor) -> Tensor:
-    """The same with -inf where the mask is set, in all heads and channels."""
-    mask = mask_BNC.unsqueeze(1)
-    return log_decay_BHNC.masked_fill(mask.view(*mask.shape, *[1] * (log_decay_BHNC.dim() - 4)), -torch.inf)
+def _hide(x: Tensor, mask_BN: Tensor) -> Tensor:
+    """-inf where the mask is set, in all heads and channels: it has the axes of x, but no heads and no channels."""
+    mask = mask_BN.unsqueeze(1)
+    return x.masked_fill(mask.view(*mask.shape, *[1] * (x.dim() - mask.dim())), -torch.inf)
 
 
 def carry(S_BHKV: Tensor, kept_BHN: Tensor, added_BHNKV: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,18 +107,18 @@ def scalar_decay_attention(
     """
     G, T = q_BGTK.shape[1:3]
     q, k = (split_chunks(x, chunk) for x in (q_BGTK, k_BGTK))
-    v, decays = split_chunks(v_BHTV, chunk), log_decays(log_decay_BHT, chunk, since_BT)
+    v, decays = split_chunks(v_BHTV, chunk), LogDecays(log_decay_BHT, chunk, since_BT)
 
     def grouped(x: Tensor) -> Tensor:
         return x.unflatten(1, (G, -1))
 
     scores = (q @ k.transpose(-1, -2)).unsqueeze(2)
-    inside = (scores * grouped(decays.between.exp())).flatten(1, 2) @ v
-    at_end = v * decays.to_end.exp().unsqueeze(-1)
+    inside = (scores * grouped(decays.between().exp())).flatten(1, 2) @ v
+    at_end = v * decays.to_end().exp().unsqueeze(-1)
     added = torch.einsum("bgnck,bgrncv->bgrnkv", k, grouped(at_end)).flatten(1, 2)
-    starts, S_BHKV = carry(S_BHKV, decays.across.exp(), added)
+    starts, S_BHKV = carry(S_BHKV, decays.across().exp(), added)
     carried = torch.einsum("bgnck,bgrnkv->bgrncv", q, grouped(starts)).flatten(1, 2)
-    return join_chunks(inside + carried * decays.from_start.exp().unsqueeze(-1), T), S_BHKV
+    return join_chunks(inside + carried * decays.from_start().exp().unsqueeze(-1), T), S_BHKV
 
 
 def channel_decay_attention(
@@ -134,11 +137,11 @@ def channel_decay_attention(
     """
     T = q_BHTK.shape[2]
     q, k, v = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV))
-    decays = log_decays(log_decay_BHTK, chunk, since_BT)
-    inside = torch.einsum("bhnik,bhnjk,bhnijk->bhnij", q, k, decays.between.exp()) @ v
-    added = (k * decays.to_end.exp()).transpose(-1, -2) @ v
-    starts, S_BHKV = carry(S_BHKV, decays.across.exp(), added)
-    return join_chunks(inside + (q * decays.from_start.exp()) @ starts, T), S_BHKV
+    decays = LogDecays(log_decay_BHTK, chunk, since_BT)
+    inside = torch.einsum("bhnik,bhnjk,bhnijk->bhnij", q, k, decays.between().exp()) @ v
+    added = (k * decays.to_end().exp()).transpose(-1, -2) @ v
+    starts, S_BHKV = carry(S_BHKV, decays.across().exp(), added)
+    return join_chunks(inside + (q * decays.from_start().exp()) @ starts, T), S_BHKV
 
 
 def gated_delta_rule(
@@ -160,11 +163,11 @@ def gated_delta_rule(
     q, k, v = (
         split_chunks(x, chunk).contiguous() for x in (q_BHTK, k_BHTK, v_BHTV)
     )  # copied once, not by every product
-    decays, beta = log_decays(log_decay_BHT, chunk, since_BT), split_chunks(beta_BHT, chunk).unsqueeze(-1)
+    decays, beta = LogDecays(log_decay_BHT, chunk, since_BT), split_chunks(beta_BHT, chunk).unsqueeze(-1)
     D, from_start, to_end = (
-        decays.between.exp(),
-        decays.from_start.exp().unsqueeze(-1),
-        decays.to_end.exp().unsqueeze(-1),
+        decays.between().exp(),
+        decays.from_start().exp().unsqueeze(-1),
+        decays.to_end().exp().unsqueeze(-1),
     )
     k_beta = k * beta
     # Only the part below the diagonal is read; its diagonal counts as 1.
@@ -173,7 +176,7 @@ def gated_delta_rule(
     # Solved from the right, transposed, since LAPACK counts along columns: else both sides would be copied into them.
     solved = torch.linalg.solve_triangular(mixed.mT, right.mT, upper=True, left=False, unitriangular=True).mT
     U, W = solved.split([V, right.shape[-1] - V], dim=-1)
-    k_end, kept = (k * to_end).transpose(-1, -2), decays.across.exp()[..., None, None]
+    k_end, kept = (k * to_end).transpose(-1, -2), decays.across().exp()[..., None, None]
     starts, written, S = [], [], S_BHKV.flatten(0, 1)
     for U_n, W_n, k_n, kept_n in zip(*(x.flatten(0, 1).unbind(1) for x in (U, W, k_end, kept))):
         starts.append(S)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbptt.errors import UserError
-from tbptt.models.mixers.chunks import carry, document_starts, join_chunks, log_decays, split_chunks
+from tbptt.models.mixers.chunks import LogDecays, carry, join_chunks, split_chunks
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
@@ -125,20 +125,19 @@ def mlstm_cell(
     # The normaliser n is one more channel of the values, which is always 1.
     v, S = torch.cat([v_BHTV, torch.ones_like(v_BHTV[..., :1])], -1), torch.cat([C_BHKV, n_BHK.unsqueeze(-1)], -1)
     q, k, v = (split_chunks(x, chunk) for x in (q_BHTK * q_BHTK.shape[-1] ** -0.5, k_BHTK, v))
-    i, log_f_BHT = split_chunks(i_BHT, chunk, value=-torch.inf), F.logsigmoid(f_BHT)
-    decays = log_decays(log_f_BHT, chunk, since_BT)
-    L, to_end = decays.between + i.unsqueeze(-2), decays.to_end + i
+    i, decays = split_chunks(i_BHT, chunk, value=-torch.inf), LogDecays(F.logsigmoid(f_BHT), chunk, since_BT)
+    L, to_end = decays.between() + i.unsqueeze(-2), decays.to_end() + i
     largest, largest_at_end = L.amax(-1), to_end.amax(-1)
-    if since_BT is not None:
-        fresh = _from_empty(log_f_BHT, chunk, since_BT)
+    if decays.start_BNC is not None:
+        fresh = _from_empty(decays.c_BHNC, decays.start_BNC)
         largest, largest_at_end = torch.maximum(largest, fresh), torch.maximum(largest_at_end, fresh[..., -1])
     # Without eps nothing depends on m, and its gradient is left out; with eps it is of that order.
     settle = torch.Tensor.detach if eps == 0 else torch.Tensor.clone
     borders = [m_BH]
-    for across_BH, largest_BH in zip(decays.across.unbind(2), largest_at_end.unbind(2)):
+    for across_BH, largest_BH in zip(decays.across().unbind(2), largest_at_end.unbind(2)):
         borders.append(settle(torch.maximum(across_BH + borders[-1], largest_BH)))
     m_start, m_end = torch.stack(borders[:-1], 2).unsqueeze(-1), torch.stack(borders[1:], 2).unsqueeze(-1)
-    from_start = decays.from_start + m_start
+    from_start = decays.from_start() + m_start
     m = settle(torch.maximum(largest, from_start))
     added = (k * (to_end - m_end).exp().unsqueeze(-1)).transpose(-1, -2) @ v
     starts, S = carry(S, (from_start[..., -1:] - m_end).exp().squeeze(-1), added)
@@ -148,8 +147,7 @@ def mlstm_cell(
     return join_chunks(h, T), S[..., :-1], S[..., -1], borders[-1]
 
 
-def _from_empty(log_f_BHT: Tensor, chunk: int, since_BT: Tensor) -> Tensor:
+def _from_empty(c_BHNC: Tensor, start_BNC: Tensor) -> Tensor:
     """What the m of the empty state, 0, has become since a document's start in this chunk, (B, H, N, C); else -inf."""
-    c, start_BNC = split_chunks(log_f_BHT, chunk).cumsum(-1), document_starts(since_BT, chunk)
-    before = F.pad(c, (1, 0)).gather(-1, start_BNC.clamp(min=0).unsqueeze(1).expand_as(c))
-    return (c - before).masked_fill((start_BNC < 0).unsqueeze(1), -torch.inf)
+    before = F.pad(c_BHNC, (1, 0)).gather(-1, start_BNC.clamp(min=0).unsqueeze(1).expand_as(c_BHNC))
+    return (c_BHNC - before).masked_fill((start_BNC < 0).unsqueeze(1), -torch.inf)
