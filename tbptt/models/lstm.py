@@ -43,6 +43,9 @@ class LSTMConfig(ModelConfig):
         if precision is Precision.fp16 and device.type == "cpu":
             raise UserError("trainer.precision=fp16: PyTorch has no float16 LSTM on a CPU; use fp32 or bf16")
 
+    def waits_for_starts(self) -> bool:
+        return True
+
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> LSTM:
         """`activation_checkpointing` has no effect: the layers of nn.LSTM are one operation."""
         self.check(vocab_size)

@@ -54,6 +54,10 @@ class ModelConfig:
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         """Raise UserError if this model cannot run in this precision on this device."""
 
+    def waits_for_starts(self) -> bool:
+        """Whether the host must learn from the device where documents start, which CUDA graphs cannot capture."""
+        return False
+
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> RecurrentModel:
         raise NotImplementedError
 

@@ -126,6 +126,11 @@ class StackConfig(ModelConfig):
         for mixer in self.mixers():
             mixer.check_precision(precision, device)
 
+    def waits_for_starts(self) -> bool:
+        """An LSTM is cut where documents start, and kernels are told by numbers of the host."""
+        with_kernels = self.kernels is not Kernels.plain and any(mixer.kernel_sizes() for mixer in self.mixers())
+        return with_kernels or any(mixer is self.lstm for mixer in self.mixers())
+
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> Stack:
         self.check(vocab_size)
         return Stack(self, vocab_size, activation_checkpointing)

@@ -14,68 +14,31 @@ import torch
 
 from tbptt.cli.config import Config, as_dict
 from tbptt.cli.directories import only_process, without_neutral
-from tbptt.data.acquire import check_corpus
 from tbptt.data.config import Level, Order
 from tbptt.data.document_lanes import DocumentLanes
 from tbptt.data.lanes import Lanes
 from tbptt.data.language import save_language
 from tbptt.data.prepare import PreparedCorpus, open_corpus
-from tbptt.device import autocast, parameter_dtype, pick_device
+from tbptt.device import autocast, parameter_dtype
 from tbptt.errors import UserError
 from tbptt.evaluation.score import Score, score
 from tbptt.launch.stopping import Stopped, stop_on_signal
 from tbptt.launch.world import World
 from tbptt.models.compilation import compile_blocks
-from tbptt.models.lstm import LSTMConfig
 from tbptt.report.curves import draw_curves
 from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, write_results
-from tbptt.tasks.scoring import documents_that_reset, score_split, unused_by_pieces
+from tbptt.tasks.scoring import documents_that_reset, score_split
+from tbptt.tasks.train_settings import check, questionable_settings, unused_settings
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
-from tbptt.training.config import Reduce, ResetState
+from tbptt.training.config import Reduce
 from tbptt.training.loop import LoopState, fit
 from tbptt.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-
-def check(config: Config) -> None:
-    corpus = check_corpus(config.data)
-    config.model.check(corpus.vocab_size(config.data))
-    config.model.check_eval(config.eval.context())
-    config.optimizer.check()
-    config.scheduler.check()
-    config.trainer.check()
-    config.logger.check()
-    config.model.check_precision(config.trainer.precision, pick_device(config.trainer.device))
-
-
-def unused_settings(config: Config) -> dict[str, str]:
-    return unused_by_pieces(config) | {"eval.dynamic": "a training run ends with static evaluation only: use task=eval"}
-
-
-def questionable_settings(config: Config) -> list[str]:
-    """One sentence for each setting that cannot have its intended effect."""
-    sentences = []
-    if config.scheduler.warmup_steps >= config.trainer.max_steps:
-        sentences.append(
-            f"scheduler.warmup_steps={config.scheduler.warmup_steps} must be below trainer.max_steps="
-            f"{config.trainer.max_steps}: otherwise the learning rate never reaches optimizer.lr"
-        )
-    if config.optimizer.from_checkpoint and config.checkpoint is None:
-        sentences.append("optimizer.from_checkpoint=true has no effect without checkpoint=RUN")
-    if config.trainer.activation_checkpointing and config.trainer.window == 1 and isinstance(config.model, LSTMConfig):
-        sentences.append(
-            "trainer.activation_checkpointing=true has no effect on an LSTM with trainer.window=1: all activations of "
-            "the segment are kept"
-        )
-    if config.trainer.window > 1 and config.trainer.reset_state is ResetState.segment:
-        sentences.append(
-            f"trainer.window={config.trainer.window} only makes updates larger: with trainer.reset_state=segment no "
-            "gradient reaches back through a state"
-        )
-    return sentences
+__all__ = ["check", "run", "unused_settings"]
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
@@ -120,11 +83,6 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
     if not newest:
         begin(run_dir, world.is_main)
     corpus = open_corpus(config.data)
-    if config.trainer.reset_state is ResetState.document and not corpus.documents:
-        raise UserError(
-            f"trainer.reset_state=document needs documents, and data={config.data.name} has "
-            "none: use data=documents, data.documents=true where a corpus has them, or trainer.reset_state=epoch"
-        )
     run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
     if newest:
         newest.check_same_run(run.identity)
