@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -116,6 +116,7 @@ def test_packed_is_alone_through_windows_of_attached_segments(name, lengths, see
 
 @pytest.mark.parametrize("name", ["txl", "txl_same", "window", "relative"])
 @settings(max_examples=3)
+@example([(7, 1), (7, 2), (3, 9)], 0)  # blocks, and more counted than remembered
 @given(st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=3, max_size=4), SEEDS)
 def test_packed_is_alone_where_the_memory_is_made_shorter_and_longer(name, segments, seed):
     lengths, mem_lens = zip(*segments)
@@ -174,7 +175,7 @@ def test_lanes_of_the_state_can_be_taken_apart_and_it_is_not_overwritten(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["txl", "txl_clamped", "relative", "both"])
 def test_a_state_for_inference_goes_on_like_the_state_itself(name):
-    model, tokens_BL, starts_BL = models()[name], random_tokens(2, 9), draw_starts([8], seed=1)
+    model, tokens_BL, starts_BL = models()[name], random_tokens(2, 9), draw_starts([8], seed=0)
     nll_BL, _ = run(model, tokens_BL, [3, 1, 4], starts_BL)
     other_BL, _ = run(model, tokens_BL, [3, 1, 4], starts_BL, model.for_inference(model.initial_state(2)))
     assert_close(other_BL, nll_BL, 1e-10)
