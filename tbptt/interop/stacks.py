@@ -129,6 +129,7 @@ def _essence(config: StackConfig) -> dict[str, Any]:
         del values["d_inner"]
     for name, mixer in mixers.items():
         resolved = {"n_kv_head": getattr(mixer, "kv_heads", None), "n_value_head": getattr(mixer, "value_heads", None)}
+        resolved |= {"width": getattr(mixer, "width", None) or config.d_model}
         for each in dataclasses.fields(mixer):
             if each.name not in FREE_OF_MIXERS:
                 values[f"{name}.{each.name}"] = resolved.get(each.name, getattr(mixer, each.name))

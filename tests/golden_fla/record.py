@@ -2,7 +2,7 @@
 
 Needs flash-linear-attention 0.6.0 and transformers 5.24.0 in an environment of their own, and no GPU:
 
-    TRITON_INTERPRET=1 python tests/golden_fla/record.py
+    TRITON_INTERPRET=1 python -m tests.golden_fla.record
 """
 
 import json
@@ -33,7 +33,8 @@ from fla.ops.gated_delta_rule.gate import naive_gdn_gate
 from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
 from fla.ops.gla.naive import naive_recurrent_gla
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+
+from tests.float64 import Float64
 
 HERE = Path(__file__).parent
 SHARED = {"hidden_size": 16, "vocab_size": 50, "fuse_cross_entropy": False}
@@ -57,19 +58,6 @@ CLASSES = {
     GLAConfig: GLAForCausalLM,
     Mamba2Config: Mamba2ForCausalLM,
 }
-
-
-class Float64(TorchFunctionMode):
-    """Turns every request for float32 into one for float64."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        def double(value):
-            return torch.float64 if value is torch.float32 else value
-
-        kwargs = {key: double(value) for key, value in (kwargs or {}).items()}
-        if function is torch.Tensor.float:
-            return args[0].double()
-        return function(*map(double, args), **kwargs)
 
 
 def delta_rule(q, k, v, g, beta, A_log, dt_bias, allow_neg_eigval, **kwargs):
@@ -109,6 +97,7 @@ def in_plain_float64():
     """fla's kernels are float32: they are replaced by its naive recurrences, and by what its small kernels compute."""
     changes = [
         patch.object(gated_deltanet, "chunk_gated_delta_rule", delta_rule),
+        patch.object(gated_deltanet, "fused_recurrent_gated_delta_rule", delta_rule),
         patch.object(gated_deltanet, "causal_conv1d", convolution),
         patch.object(gla, "fused_recurrent_gla", lambda q, k, v, gk, **kwargs: naive_recurrent_gla(q, k, v, gk)),
         patch.object(gla, "chunk_gla", lambda q, k, v, g, **kwargs: naive_recurrent_gla(q, k, v, g)),
