@@ -1,4 +1,4 @@
-"""Directories of Hugging Face's transformers: Transformer-XL, and recurrent and hybrid models, by their model_type."""
+"""Directories with a config.json, of Hugging Face and others: Transformer-XL, and recurrent and hybrid models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.interop import original, stacks, transfo_xl
-from tbptt.interop.families import FAMILIES, WHOLES
+from tbptt.interop.families import KNOWN, source_of
 from tbptt.interop.foreign import ForeignModel
 from tbptt.interop.hf_files import read_config
 from tbptt.models import ModelConfig, RecurrentModel
@@ -16,10 +16,10 @@ from tbptt.models.transformer_xl import TransformerXL, TransformerXLConfig
 
 
 def build(folder: Path | str) -> RecurrentModel:
-    """The model of a directory that save_pretrained wrote, in float32.
+    """The model of a directory of transformers, flash-linear-attention or mamba_ssm (Mamba-2), in float32.
 
-    Its model_type is that of Transformer-XL (`transfo-xl`) or of a stack (those of `tbptt.interop.families`). UserError
-    if a file is missing or damaged, or if a setting is not supported.
+    Its model_type is that of Transformer-XL (`transfo-xl`) or of a stack (those of `tbptt.interop.families`); that of
+    mamba_ssm has none. UserError if a file is missing or damaged, or if a setting is not supported.
     """
     foreign = read(Path(folder).expanduser())
     if isinstance(foreign, stacks.ForeignStack):
@@ -30,14 +30,14 @@ def build(folder: Path | str) -> RecurrentModel:
 def read(folder: Path) -> ForeignModel | stacks.ForeignStack:
     """Read a directory. UserError if a file is missing or damaged, or of another model."""
     config = read_config(folder)
+    source = source_of(config)
+    if source is not None:
+        return stacks.read(folder, source, config)
     model_type = config.get("model_type", transfo_xl.MODEL_TYPE)
-    if model_type == transfo_xl.MODEL_TYPE:
-        return transfo_xl.read(folder, config)
-    family = (FAMILIES | WHOLES).get(str(model_type))
-    if family is None:
-        known = ", ".join((transfo_xl.MODEL_TYPE, *FAMILIES, *WHOLES))
+    if model_type != transfo_xl.MODEL_TYPE:
+        known = ", ".join((transfo_xl.MODEL_TYPE, *KNOWN))
         raise UserError(f"{folder}/config.json has model_type={model_type}, which must be one of {known}")
-    return stacks.read(folder, family, config)
+    return transfo_xl.read(folder, config)
 
 
 def check_export(config: ModelConfig) -> None:

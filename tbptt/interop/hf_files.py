@@ -19,6 +19,7 @@ from tbptt.interop.foreign import WHOLE, as_state_dict, read_json, read_vocabula
 from tbptt.interop.pickles import load_torch
 
 CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+PICKLED = (".bin", ".pt", ".pth")  # what torch.save writes is called
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -36,13 +37,17 @@ def find_language(folder: Path, names: Sequence[str] = ()) -> tuple[Vocabulary |
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights, also of several files. UserError if one is missing or damaged."""
-    for name, load in ((WEIGHTS, read_safetensors), (PICKLED_WEIGHTS, _read_bin)):
+    """All weights, also of several files, or of the only file of weights. UserError if one is missing or damaged."""
+    for name in (WEIGHTS, PICKLED_WEIGHTS):
         if (folder / name).is_file():
-            return load(folder / name)
+            return _read(folder / name)
         if (index := folder / f"{name}.index.json").is_file():
-            return {key: value for shard in _shards(index) for key, value in load(shard).items()}
-    raise UserError(f"import.path={folder} has neither {WEIGHTS} nor {PICKLED_WEIGHTS}")
+            return {key: value for shard in _shards(index) for key, value in _read(shard).items()}
+    others = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *PICKLED))
+    if len(others) == 1:
+        return _read(others[0])
+    several = f", and which of {', '.join(path.name for path in others)} is meant is not known" if others else ""
+    raise UserError(f"import.path={folder} has neither {WEIGHTS} nor {PICKLED_WEIGHTS}{several}")
 
 
 def _shards(index: Path) -> list[Path]:
@@ -56,8 +61,8 @@ def _shards(index: Path) -> list[Path]:
     return shards
 
 
-def _read_bin(path: Path) -> dict[str, Tensor]:
-    return as_state_dict(load_torch(path), path, WHOLE)
+def _read(path: Path) -> dict[str, Tensor]:
+    return as_state_dict(load_torch(path), path, WHOLE) if path.suffix in PICKLED else read_safetensors(path)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

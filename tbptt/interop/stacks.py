@@ -1,4 +1,4 @@
-"""Directories of transformers' recurrent and hybrid models, as stacks and back."""
+"""Directories of recurrent and hybrid models (`tbptt.interop.families`), as stacks and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.interop.families import FAMILIES
-from tbptt.interop.families.family import WHERE, Family, Settings, read_settings
+from tbptt.interop.families.family import WHERE, Family, Settings, Source, read_settings
 from tbptt.interop.hf_files import find_language, read_weights, write_directory
 from tbptt.interop.layout import from_layout, to_layout
 from tbptt.models.mixers.protocol import MixerConfig
@@ -28,9 +28,9 @@ FREE_OF_MIXERS = ("chunk_len",)
 
 @dataclass
 class ForeignStack:
-    """A model as read; `weights` have the names of transformers' modules."""
+    """A model as read; `weights` have the names of the source's modules."""
 
-    family: Family
+    family: Source
     config: StackConfig
     n_token: int
     weights: dict[str, Tensor]
@@ -39,13 +39,17 @@ class ForeignStack:
     notes: list[str] = field(default_factory=list)
 
 
-def read(folder: Path, family: Family, given: Settings) -> ForeignStack:
+def read(folder: Path, family: Source, given: Settings) -> ForeignStack:
     """Read a directory with this config.json. UserError if a file is missing or damaged, or a setting not supported."""
     config, n_token = _config(family, given)
     notes = []
     if "attention" in config.layers and config.attention.window is None:
         notes.append(
             "its attention sees all earlier tokens (model.attention.window=null): the memory grows with the text"
+        )
+    if (words := given.get("vocab_size", n_token)) < n_token:
+        notes.append(
+            f"its vocabulary of {words:,} is filled up to {n_token:,} entries, all with probabilities, as in the source"
         )
     weights = read_weights(folder)
     for part in family.left_out:
@@ -57,14 +61,14 @@ def read(folder: Path, family: Family, given: Settings) -> ForeignStack:
     return ForeignStack(family, config, n_token, family.loaded(weights), *find_language(folder), notes)
 
 
-def _config(family: Family, given: Settings) -> tuple[StackConfig, int]:
+def _config(family: Source, given: Settings) -> tuple[StackConfig, int]:
     """The configuration and the vocabulary size. UserError for settings that are not supported or contradict others."""
     problem = f"the settings in {WHERE} describe no {family.model_type} model"
     try:
         settings = read_settings(family, given)
-        config, n_token = family.config(settings), settings["vocab_size"]
-        if n_token < 1:
-            raise UserError(f"{WHERE} has vocab_size={n_token}, which must be 1 or more")
+        if settings["vocab_size"] < 1:
+            raise UserError(f"{WHERE} has vocab_size={settings['vocab_size']}, which must be 1 or more")
+        config, n_token = family.config(settings), family.n_token(settings)
         try:
             config.check(n_token)
         except UserError as error:
@@ -125,6 +129,7 @@ def _essence(config: StackConfig) -> dict[str, Any]:
         del values["d_inner"]
     for name, mixer in mixers.items():
         resolved = {"n_kv_head": getattr(mixer, "kv_heads", None), "n_value_head": getattr(mixer, "value_heads", None)}
+        resolved |= {"width": getattr(mixer, "width", None) or config.d_model}
         for each in dataclasses.fields(mixer):
             if each.name not in FREE_OF_MIXERS:
                 values[f"{name}.{each.name}"] = resolved.get(each.name, getattr(mixer, each.name))

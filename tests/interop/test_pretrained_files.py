@@ -34,14 +34,16 @@ def assert_losses_are_recorded(model, name):
     assert_agrees(found, recorded["nll64"], 1e-10, name)
 
 
-def in_shards(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+def in_shards(folder: Path, weights: dict[str, torch.Tensor], name: str = "model.safetensors") -> None:
     (folder / "model.safetensors").unlink()
-    files = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    stem, suffix = name.split(".")
+    files = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
     places = {name: files[i % 2] for i, name in enumerate(weights)}
     for file in files:
-        save_file({name: value for name, value in weights.items() if places[name] == file}, folder / file)
+        save = save_file if suffix == "safetensors" else torch.save
+        save({name: value for name, value in weights.items() if places[name] == file}, folder / file)
     index = {"metadata": {"total_size": 1}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / f"{name}.index.json").write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize("name", ["olmo_hybrid", "qwen3_5"])
@@ -55,11 +57,27 @@ def test_shards_in_bfloat16_are_read_as_they_are(tmp_path, name):
         assert rounded[key].dtype is torch.float32 and torch.equal(rounded[key], value.bfloat16().float())
 
 
-def test_an_older_file_of_torch_save_is_read(tmp_path):
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "mamba.pt", "consolidated.pth", "other.safetensors"])
+def test_a_file_of_torch_save_or_the_only_file_of_weights_is_read(tmp_path, file):
     folder = copied("mamba2", tmp_path)
-    torch.save(weights_of(folder), folder / "pytorch_model.bin")
+    save = save_file if file.endswith(".safetensors") else torch.save
+    save(weights_of(folder), folder / file)
     (folder / "model.safetensors").unlink()
     assert_losses_are_recorded(hf.build(str(folder)), "mamba2")
+
+
+def test_shards_of_torch_save_are_read(tmp_path):
+    folder = copied("mamba2", tmp_path)
+    in_shards(folder, weights_of(folder), "pytorch_model.bin")
+    assert_losses_are_recorded(hf.build(folder), "mamba2")
+
+
+def test_of_several_files_with_other_names_none_is_taken(tmp_path):
+    folder = copied("mamba2", tmp_path)
+    torch.save(weights_of(folder), folder / "first.pt")
+    (folder / "model.safetensors").rename(folder / "second.safetensors")
+    with pytest.raises(UserError, match=r"and which of first\.pt, second\.safetensors is meant is not known"):
+        hf.build(folder)
 
 
 @pytest.mark.parametrize("parts", [("q", "k", "v"), ("v", "q", "k")])

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tbptt.errors import UserError
 from tbptt.interop import hf, stacks
-from tbptt.models.mixers import AttentionConfig, GatedDeltaConfig, Mamba2Config, MLSTMConfig
+from tbptt.models.mixers import AttentionConfig, GatedDeltaConfig, GLAConfig, Mamba2Config, MLSTMConfig
 from tbptt.models.mixers.attention import QueryKeyNorm
 from tbptt.models.norms import Norm
 from tbptt.models.stack import FeedForwardKind, StackConfig
@@ -77,6 +77,8 @@ OWN = {
         mlstm=MLSTMConfig(d_key=16, d_value=32),
         d_inner=37,
     ),
+    "gated_deltanet": StackConfig(layers=["gated_delta"], gated_delta=GatedDeltaConfig(d_key=24, d_value=56)),
+    "gla": StackConfig(layers=["gla"]),
     "qwen3_next": StackConfig(
         layers=["gated_delta", "attention"],
         norm=Norm.rms_plus_one,
@@ -102,7 +104,8 @@ def test_a_stack_of_our_own_goes_out_where_a_model_type_represents_it(tmp_path, 
         ({"layers": ["slstm"]}, "none has the mixers ['slstm']"),
         ({"layers": ["mamba2"]}, "mamba2 has no model.feed_forward=swiglu"),
         ({"layers": ["gated_delta", "attention"]}, "model.attention.window=128"),
-        ({"layers": ["gated_delta"]}, "olmo_hybrid has no model.norm_after=[]"),
+        ({"layers": ["gated_delta"], "softmax_bias": True}, "gated_deltanet has no model.softmax_bias=True"),
+        ({"layers": ["gla"], "gla": GLAConfig(decay_rank=8)}, "gla has no model.gla.decay_rank=8"),
         ({"layers": ["mamba2", "mlstm"]}, "none has the mixers ['mamba2', 'mlstm']"),
         ({"layers": ["rg_lru", "attention"]}, "recurrent_gemma has no model.feed_forward=swiglu"),
         ({"layers": ["mamba2"], "feed_forward": FeedForwardKind.none, "softmax_bias": True}, "model.softmax_bias=True"),

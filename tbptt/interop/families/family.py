@@ -1,9 +1,10 @@
-"""What one model type of transformers is: its settings as those of a stack, and where its parameters lie."""
+"""What one kind of directory is: its settings as those of a stack, and where its parameters lie."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -27,28 +28,38 @@ ROTARY = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interle
 FEED_FORWARD = {"gate.weight": "gate_proj.weight", "inner.weight": "up_proj.weight", "outer.weight": "down_proj.weight"}
 
 
-@dataclass(frozen=True)
-class Family:
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is needed to read the directories of one kind."""
+
     model_type: str
-    architecture: str  # the class in transformers
-    mixers: frozenset[str]  # that its layers may have
     defaults: Settings  # the settings that are read, with the values of those that config.json omits
     fixed: Settings  # settings that are supported with one value only
     ignored: frozenset[str]  # settings without influence on losses, besides those of COMMON
     config: Callable[[Settings], StackConfig]
-    settings: Callable[[StackConfig], dict[str, Any]]  # its inverse
     layout: Callable[[StackConfig], Layout]  # under the names of modules
+    flat: Callable[[Settings], Settings] = dict  # config.json as settings of one level
+    n_token: Callable[[Settings], int] = itemgetter("vocab_size")  # rows of the embedding
     loaded: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = unchanged  # from the names of files to modules'
-    saved: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = unchanged  # and back
     left_out: tuple[str, ...] = ()  # what begins the names of weights that the language model does not have
     whole: str | None = None  # the model type, of images and text, whose text_config is of this one
 
 
-def read_settings(family: Family, given: Settings) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Family(Source):
+    """A source that is also a target: a stack with the same settings can be written as such a directory."""
+
+    architecture: str  # the class that reads it
+    mixers: frozenset[str]  # that its layers may have
+    settings: Callable[[StackConfig], dict[str, Any]]  # the inverse of `config`
+    saved: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = unchanged  # the inverse of `loaded`
+
+
+def read_settings(family: Source, given: Settings) -> dict[str, Any]:
     """All settings of `family.defaults`. UserError for a setting, or a value of one, that is not supported."""
     if given.get("model_type") == family.whole and isinstance(text := given.get("text_config"), dict):
         given = {**text, "tie_word_embeddings": given.get("tie_word_embeddings", False)}
-    given = {key: _plain(value) for key, value in given.items()}
+    given = {key: _plain(value) for key, value in family.flat(given).items()}
     for key, value in given.items():
         if key in family.fixed:
             if value != family.fixed[key]:

@@ -70,8 +70,8 @@ def mixer_layout(config: Mamba2Config) -> Layout:
     return layout
 
 
-def layout(config: StackConfig) -> Layout:
-    layout = ends(config, "backbone.embeddings.weight", "backbone.norm_f.weight")
+def layout(config: StackConfig, embedding: str = "backbone.embeddings.weight") -> Layout:
+    layout = ends(config, embedding, "backbone.norm_f.weight")
     for i in range(config.n_layer):
         layout |= mixer(mixer_layout(config.mamba2), i, f"backbone.layers.{i}.mixer.")
         layout |= one_each({f"layers.{i}.mixer_norm.weight": f"backbone.layers.{i}.norm.weight"})

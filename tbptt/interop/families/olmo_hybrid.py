@@ -5,15 +5,13 @@ Its files do not have the names of its modules: two norms are called otherwise, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tbptt.errors import UserError
-from tbptt.interop.families import delta_hybrid
+from tbptt.interop.families import convolutions, delta_hybrid
 from tbptt.interop.families.family import WHERE, Family, Settings, convolution, ends, feed_forward, mixer, rotary
 from tbptt.interop.layout import Layout, one_each
 from tbptt.models.mixers import AttentionConfig, GatedDeltaConfig
@@ -34,7 +32,6 @@ NORMS_AFTER = {
     "feed_forward_norm.weight": "post_feedforward_layernorm.weight",
 }
 MODULES = {"attention_layer_norm": "input_layernorm", "feedforward_layer_norm": "post_attention_layernorm"}
-CONVOLUTION = re.compile(r"(.*\.)([qkv])_conv1d\.weight")
 UNSTATED = "unstated"
 OUTPUT_NORM_EPS = 1e-5  # whatever rms_norm_eps is
 
@@ -107,34 +104,21 @@ def layout(config: StackConfig) -> Layout:
 
 
 def loaded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Joins the convolution's parts, whatever their widths."""
-    named, parts = dict[str, Tensor](), dict[str, dict[str, Tensor]]()
-    for name, value in weights.items():
-        for there, module in MODULES.items():
-            name = name.replace(f".{there}.", f".{module}.")
-        if part := CONVOLUTION.fullmatch(name):
-            parts.setdefault(part[1], {})[part[2]] = value
-        else:
-            named[name] = value
-    for prefix, each in parts.items():
-        if missing := [f"{prefix}{part}_conv1d.weight" for part in "qkv" if part not in each]:
-            raise UserError(f"the weights lack '{missing[0]}', which the configuration requires")
-        if len({part.shape[1:] for part in each.values()}) > 1:
-            raise UserError(f"the shapes of '{prefix}q_conv1d.weight', k_conv1d and v_conv1d do not match")
-        named[f"{prefix}conv1d.weight"] = torch.cat([each[part] for part in "qkv"])
-    return named
+    return convolutions.joined(_renamed(weights, MODULES))
 
 
 def saved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The convolution is cut in equal thirds, whatever the widths."""
+    names = {module: there for there, module in MODULES.items()}
+    return convolutions.cut(_renamed(weights, names), lambda _, value: value.chunk(3))
+
+
+def _renamed(weights: Mapping[str, Tensor], modules: Mapping[str, str]) -> dict[str, Tensor]:
     named = dict[str, Tensor]()
     for name, value in weights.items():
-        prefix, joined, _ = name.partition("conv1d.weight")
-        if joined:
-            named |= {f"{prefix}{part}_conv1d.weight": third for part, third in zip("qkv", value.chunk(3))}
-        else:
-            for there, module in MODULES.items():
-                name = name.replace(f".{module}.", f".{there}.")
-            named[name] = value
+        for before, after in modules.items():
+            name = name.replace(f".{before}.", f".{after}.")
+        named[name] = value
     return named
 
 
