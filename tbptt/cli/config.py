@@ -27,7 +27,6 @@ from tbptt.generation.config import GenerateConfig
 from tbptt.interop.config import ExportConfig, ImportConfig
 from tbptt.launch import config as launchers
 from tbptt.models import ModelConfig
-from tbptt.report import config as loggers
 from tbptt.report.config import LoggerConfig
 from tbptt.training import optimizers, schedules
 from tbptt.training.config import TrainerConfig
@@ -68,7 +67,7 @@ class Config:
     trainer: TrainerConfig = MISSING
     eval: EvalConfig = MISSING
     generate: GenerateConfig = MISSING
-    logger: LoggerConfig = MISSING
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 
     @property
@@ -122,7 +121,6 @@ GROUPS: dict[str, Mapping[str, type]] = {
     "model": models.CONFIGS,
     "optimizer": optimizers.CONFIGS,
     "scheduler": schedules.CONFIGS,
-    "logger": loggers.CONFIGS,
     "generate": generation.CONFIGS,
     "data": {"data": DataConfig},
     "trainer": {"trainer": TrainerConfig},

@@ -49,7 +49,7 @@ TASKS: dict[Task, TaskModule] = {
     Task["import"]: import_model,
     Task.export: export_model,
 }
-NAMED_CHOICES = ("model", "optimizer", "scheduler", "eval/dynamic", "generate", "logger")  # groups with a `name`
+NAMED_CHOICES = ("model", "optimizer", "scheduler", "eval/dynamic", "generate")  # groups with a `name`
 
 
 class CheckConfig(Callback):
