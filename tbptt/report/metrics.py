@@ -10,6 +10,7 @@ from typing import Any
 from tbptt.files import replacing, write_all
 
 METRICS = "metrics.jsonl"
+TIMES = ("tokens_per_second", "data_share", "compute_share", "wait_share", "mfu", "peak_memory_gib")  # of no two runs
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -64,16 +64,19 @@ def fit(
         step, is_last = trainer.step, trainer.step == config.max_steps
         log_now = is_last or step % config.log_every == 0
         if log_now:
-            loop_state.add(pending)
+            with trainer.meter.spent("wait"):
+                loop_state.add(pending)
         loop_state.seconds += time.perf_counter() - started
         progress.advance()
 
         epoch = (step - 1) // trainer.updates_per_epoch
         position: dict[str, Any] = {"step": step, "epoch": epoch, "tokens": trainer.tokens}
         if log_now:
-            rate = (trainer.tokens - logged_tokens) / (loop_state.seconds - logged_at)
+            seconds = loop_state.seconds - logged_at
+            rate = (trainer.tokens - logged_tokens) / seconds
             line = position | loss_units(loop_state.loss_sum / loop_state.updates, level)
             line |= {"lr": update.lr, "grad_norm": update.grad_norm, "tokens_per_second": round(rate, 1)}
+            line |= trainer.meter.read(seconds, rate)
             logger.write(line)
             progress.show(line, seconds_left=(config.max_steps - step) * loop_state.seconds / step)
             logged_at, logged_tokens = loop_state.seconds, trainer.tokens
