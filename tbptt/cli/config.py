@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from tbptt import models
-from tbptt.cli import directories
+from tbptt.cli import directories, search
 from tbptt.cli.quoting import literal
 from tbptt.data.config import DataConfig
 from tbptt.errors import UserError
@@ -160,6 +160,7 @@ def register() -> None:
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("/", "."))
+    search.register()
 
 
 # At import, not in `register`: a submitit job unpickles its configuration without running run.py.

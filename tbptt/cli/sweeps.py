@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tbptt.cli.directories import words_of
 from tbptt.cli.errors import exit_on_user_errors, exit_with, sentence
+from tbptt.cli.search import FOUND, report_search
 from tbptt.errors import UserError
 from tbptt.launch.jobs import wait_for_jobs
 from tbptt.launch.rank_info import find_rank_info
@@ -37,6 +38,7 @@ class SweepReport(Callback):
             return
         wait_for_jobs(sweep_dir, "Waiting for jobs that an earlier start of this sweep submitted:")
         forget_members(sweep_dir)
+        (sweep_dir / FOUND).unlink(missing_ok=True)
         _started[sweep_dir] = cast(LoggerConfig, OmegaConf.to_object(config.logger))
         if config.hydra.runtime.choices["hydra/launcher"] != "basic":  # logging is not configured yet
             print(f"The members of this sweep run as jobs; what they print is in {sweep_dir}/.submitit", flush=True)
@@ -91,6 +93,7 @@ def _report() -> None:
             wait_for_jobs(sweep_dir, "Waiting for the other jobs of this sweep:")
         try:
             report_sweeps([sweep_dir], sweep_dir)
+            report_search(sweep_dir)
             log_results(logger, sweep_dir, {"sweep": str(sweep_dir)})
         except Exception as error:  # of whatever kind: the results of the members do not depend on it
             exit_with(UserError(f"the table of {sweep_dir} cannot be written ({type(error).__name__}: {error})"))
