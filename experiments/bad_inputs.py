@@ -31,7 +31,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "scheduler": dict(schemas.schedules.CONFIGS),
     "generate": dict(schemas.generation.CONFIGS),
     "eval/dynamic": dict(schemas.dynamic_config.CONFIGS),
-    "logger": dict(schemas.loggers.CONFIGS),
+    "logger": {"wandb": schemas.LoggerConfig},
     "data": {"stdlib": schemas.DataConfig},
     "trainer": {"default": schemas.TrainerConfig},
     "eval": {"default": schemas.EvalConfig},

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from tbptt.report.metrics import TIMES
+
 STEPS, LINES = 40, 6  # of the run for each kill; lines of its log (3 steps each) it may get ahead before one, at most
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = [
@@ -88,7 +90,7 @@ def wait_for_lines(run_dir: Path, process: subprocess.Popen, lines: int, seconds
 
 def losses(run_dir: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def compare(folder: Path, kills: int, seed: int = 1) -> dict:

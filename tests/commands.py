@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from tbptt.report.metrics import TIMES
 from tests.forked_commands import run_forked
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,7 @@ def lines_of(run_dir: Path) -> list[dict]:
 
 def numbers_of(run_dir: Path) -> list[dict]:
     """The lines of metrics.jsonl but for the time they took."""
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines_of(run_dir)]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines_of(run_dir)]
 
 
 def wait_until(condition, seconds: float = 120) -> None:

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from tbptt import models
-from tbptt.cli import directories
+from tbptt.cli import directories, search
 from tbptt.cli.quoting import literal
 from tbptt.data.config import DataConfig
 from tbptt.data.documents import config as documents
@@ -28,7 +28,6 @@ from tbptt.generation.config import GenerateConfig
 from tbptt.interop.config import ExportConfig, ImportConfig
 from tbptt.launch import config as launchers
 from tbptt.models import ModelConfig
-from tbptt.report import config as loggers
 from tbptt.report.config import LoggerConfig
 from tbptt.training import optimizers, schedules
 from tbptt.training.config import TrainerConfig
@@ -69,7 +68,7 @@ class Config:
     trainer: TrainerConfig = MISSING
     eval: EvalConfig = MISSING
     generate: GenerateConfig = MISSING
-    logger: LoggerConfig = MISSING
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 
     @property
@@ -123,7 +122,6 @@ GROUPS: dict[str, Mapping[str, type]] = {
     "model": models.CONFIGS,
     "optimizer": optimizers.CONFIGS,
     "scheduler": schedules.CONFIGS,
-    "logger": loggers.CONFIGS,
     "generate": generation.CONFIGS,
     "data": documents.CONFIGS,
     "trainer": {"trainer": TrainerConfig},
@@ -163,6 +161,7 @@ def register() -> None:
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("/", "."))
+    search.register()
 
 
 # At import, not in `register`: a submitit job unpickles its configuration without running run.py.

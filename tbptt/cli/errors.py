@@ -60,6 +60,8 @@ def one_sentence_errors() -> Iterator[None]:
             exit_with(refused)
         raise
     except ValueError as error:
+        if str(error).startswith("No trials are completed"):  # Optuna, asked for the best of them
+            exit_with(UserError("no trial of the search has ended with a loss: the table of the sweep has the causes"))
         if full_traceback or not str(error).startswith("Config group override"):
             raise
         exit_with(

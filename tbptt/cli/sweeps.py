@@ -6,23 +6,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tbptt.cli.directories import words_of
 from tbptt.cli.errors import exit_on_user_errors, exit_with, sentence
+from tbptt.cli.search import FOUND, report_search
 from tbptt.errors import UserError
 from tbptt.launch.jobs import wait_for_jobs
 from tbptt.launch.rank_info import find_rank_info
+from tbptt.report.config import LoggerConfig
+from tbptt.report.logger import log_results
 from tbptt.report.members import Member, forget_members, record_member, recorded_members, settings_of
 from tbptt.report.results import read_error
 from tbptt.report.sweep import report_sweeps
 
-_started: list[Path] = []  # the sweep that this process has started
+_started: dict[Path, LoggerConfig] = {}  # the sweep that this process has started
 
 
 class SweepReport(Callback):
@@ -35,7 +38,8 @@ class SweepReport(Callback):
             return
         wait_for_jobs(sweep_dir, "Waiting for jobs that an earlier start of this sweep submitted:")
         forget_members(sweep_dir)
-        _started.append(sweep_dir)
+        (sweep_dir / FOUND).unlink(missing_ok=True)
+        _started[sweep_dir] = cast(LoggerConfig, OmegaConf.to_object(config.logger))
         if config.hydra.runtime.choices["hydra/launcher"] != "basic":  # logging is not configured yet
             print(f"The members of this sweep run as jobs; what they print is in {sweep_dir}/.submitit", flush=True)
 
@@ -82,11 +86,15 @@ def reported_sweep() -> Iterator[None]:
 
 
 def _report() -> None:
-    for sweep_dir in filter(Path.is_dir, _started):  # there is none if the command was refused
+    for sweep_dir, logger in _started.items():
+        if not sweep_dir.is_dir():  # the command was refused
+            continue
         with suppress(KeyboardInterrupt):
             wait_for_jobs(sweep_dir, "Waiting for the other jobs of this sweep:")
         try:
             report_sweeps([sweep_dir], sweep_dir)
+            report_search(sweep_dir)
+            log_results(logger, sweep_dir, {"sweep": str(sweep_dir)})
         except Exception as error:  # of whatever kind: the results of the members do not depend on it
             exit_with(UserError(f"the table of {sweep_dir} cannot be written ({type(error).__name__}: {error})"))
 

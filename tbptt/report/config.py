@@ -1,29 +1,15 @@
-"""The settings of the `logger` group. metrics.jsonl is always written; a logger is additional."""
+"""The settings of the `logger` group: which loggers a run has beside metrics.jsonl, which is always written."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from enum import Enum
+from importlib.util import find_spec
 
 from tbptt.errors import UserError
 
 WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")  # of the client
-
-
-@dataclass
-class LoggerConfig:
-    name: str
-
-    def check(self) -> None:
-        """UserError for invalid settings."""
-
-
-@dataclass
-class LocalConfig(LoggerConfig):
-    """metrics.jsonl only."""
-
-    name: str = "local"
 
 
 class WandbMode(Enum):
@@ -33,19 +19,26 @@ class WandbMode(Enum):
 
 
 @dataclass
-class WandbConfig(LoggerConfig):
-    """Weights & Biases, through its own client."""
+class LoggerConfig:
+    """Any number of loggers at once: each choice of the group, as in logger=[wandb,tensorboard], switches one on."""
 
-    name: str = "wandb"
-    project: str = "tbptt"
-    entity: str | None = None  # team or user. None: the account's default
-    # offline: stored in the run directory, uploaded by `wandb sync`. null: WANDB_MODE of the environment, else online
+    wandb: bool = False  # logger=wandb: Weights & Biases, through its own client
+    tensorboard: bool = False  # logger=tensorboard: event files in the run directory
+    project: str = "tbptt"  # of wandb
+    entity: str | None = None  # of wandb: team or user. None: the account's default
+    # of wandb. offline: stored in the run directory, uploaded by `wandb sync`. null: WANDB_MODE, else online
     mode: WandbMode | None = None
 
     def check(self) -> None:
+        """UserError for invalid settings, or for a logger whose package is not installed."""
         given = os.environ.get("WANDB_MODE", "online")
-        if given not in WANDB_MODES:
+        if self.wandb and given not in WANDB_MODES:
             raise UserError(f"the variable WANDB_MODE={given} must be one of {', '.join(WANDB_MODES)}")
-
-
-CONFIGS: dict[str, type[LoggerConfig]] = {config.name: config for config in (LocalConfig, WandbConfig)}
+        default = LoggerConfig()
+        for key in () if self.wandb else ("project", "entity", "mode"):
+            if getattr(self, key) != getattr(default, key):
+                raise UserError(f"logger.{key} is a setting of wandb: add logger=wandb, or logger=[wandb,tensorboard]")
+        if self.tensorboard and find_spec("tensorboard") is None:
+            raise UserError(
+                "logger=tensorboard needs the package tensorboard: install it with pip install 'tbptt[tensorboard]'"
+            )

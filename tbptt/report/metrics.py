@@ -1,4 +1,4 @@
-"""Writes the metrics of a run: to metrics.jsonl, one JSON object per line, and to Weights & Biases if configured."""
+"""The local logger, which every training has: metrics.jsonl, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tbptt.files import replacing, write_all
-from tbptt.report.config import LoggerConfig, WandbConfig
-from tbptt.report.wandb_run import WandbRun
 
 METRICS = "metrics.jsonl"
+TIMES = ("tokens_per_second", "data_share", "compute_share", "wait_share", "mfu", "peak_memory_gib")  # of no two runs
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -22,33 +21,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-class NoMetrics:
-    """For ranks that do not write metrics."""
+class MetricsFile:
+    """Appends to metrics.jsonl, after deleting the lines after `step`, from which the run continues.
 
-    def write(self, record: dict[str, Any]) -> None: ...
+    Pictures and texts are files of the run directory already.
+    """
 
-    def close(self) -> None: ...
-
-
-class Metrics:
-    """Appends to metrics.jsonl, after deleting the lines after `step`, from which the run continues."""
-
-    def __init__(self, run_dir: Path, step: int, logger: LoggerConfig, config: dict[str, Any]):
+    def __init__(self, run_dir: Path, step: int):
         self.path = run_dir / METRICS
         kept = [record for record in read_metrics(self.path) if record["step"] <= step]
         with replacing(self.path, "hydra.run.dir") as new:
             new.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        self.wandb = WandbRun(logger, run_dir, config) if isinstance(logger, WandbConfig) else None
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open for the whole run)
 
     def write(self, record: dict[str, Any]) -> None:
         # JSON has no NaN or infinity: a diverged loss is written as null.
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         write_all(self.file, json.dumps(finite) + "\n", "hydra.run.dir")
-        if self.wandb:
-            self.wandb.log(record)
+
+    def picture(self, name: str, path: Path, step: int) -> None: ...
+
+    def text(self, name: str, text: str, step: int) -> None: ...
 
     def close(self) -> None:
         self.file.close()
-        if self.wandb:
-            self.wandb.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,13 @@ def write_error(run_dir: Path, cause: str) -> None:
 
 
 def objective(run_dir: Path) -> float | None:
-    """What a sweeper that searches minimises: the best validation loss of a training, the loss of an evaluation."""
+    """What a sweeper that searches minimises: the best validation loss of a training, the loss of an evaluation.
+
+    Infinity in place of NaN, which no sweeper can compare.
+    """
     results = read_results(run_dir)
     if "train" in results:
-        return results["train"]["best_valid_loss"]
-    return results.get("dynamic_loss", results.get("loss"))
+        loss = results["train"]["best_valid_loss"]
+    else:
+        loss = results.get("dynamic_loss", results.get("loss"))
+    return math.inf if loss is not None and math.isnan(loss) else loss

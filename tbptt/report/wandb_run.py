@@ -6,12 +6,14 @@ import logging
 import os
 import secrets
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from tbptt.errors import UserError
 from tbptt.files import replacing
-from tbptt.report.config import WandbConfig
+from tbptt.report.config import LoggerConfig
+from tbptt.report.logger import named_numbers
 
 log = logging.getLogger(__name__)
 INIT_TIMEOUT = 30  # seconds to wait for the server, instead of wandb's 90
@@ -21,7 +23,7 @@ WITH_ACCOUNT = ("online", "run", "shared")  # modes of wandb that send while the
 class WandbRun:
     """Starts or resumes the wandb run of a run directory, whose id is stored in the file wandb_id."""
 
-    def __init__(self, config: WandbConfig, run_dir: Path, run_config: dict[str, Any]):
+    def __init__(self, config: LoggerConfig, run_dir: Path, run_config: dict[str, Any]):
         import wandb
 
         # None: WANDB_MODE or wandb's own settings files decide.
@@ -53,12 +55,20 @@ class WandbRun:
                 self.run = wandb.init(mode="offline", **arguments)
         self._call("define_metric", "*", step_metric="step")
 
-    def log(self, record: dict[str, Any]) -> None:
-        prefix = record.get("split", "train")
-        numbers = {f"{prefix}/{key}": value for key, value in record.items() if key not in ("step", "split")}
-        self._call("log", {"step": record["step"]} | numbers)
+    def write(self, record: dict[str, Any]) -> None:
+        self._call("log", {"step": record["step"]} | named_numbers(record))
 
-    def finish(self) -> None:
+    def picture(self, name: str, path: Path, step: int) -> None:
+        import wandb
+
+        self._call("log", {"step": step, name: wandb.Image(str(path))})
+
+    def text(self, name: str, text: str, step: int) -> None:
+        import wandb
+
+        self._call("log", {"step": step, name: wandb.Html(f"<pre>{escape(text)}</pre>")})
+
+    def close(self) -> None:
         self._call("finish")
 
     def _call(self, method: str, *arguments: Any, **named: Any) -> None:

@@ -16,6 +16,7 @@ from tbptt.cli.config import Config, Task, typed
 from tbptt.cli.directories import check_writable, words_of
 from tbptt.cli.errors import exit_on_user_errors
 from tbptt.cli.processes import process_count, run_in_world
+from tbptt.cli.search import check_sweeper
 from tbptt.device import pick_device
 from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.rank_info import find_rank_info
@@ -49,7 +50,7 @@ TASKS: dict[Task, TaskModule] = {
     Task["import"]: import_model,
     Task.export: export_model,
 }
-NAMED_CHOICES = ("model", "optimizer", "scheduler", "eval/dynamic", "generate", "logger")  # groups with a `name`
+NAMED_CHOICES = ("model", "optimizer", "scheduler", "eval/dynamic", "generate")  # groups with a `name`
 
 
 class CheckConfig(Callback):
@@ -67,6 +68,7 @@ class CheckConfig(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with exit_on_user_errors():
+            check_sweeper(config)
             check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
 
 

@@ -21,6 +21,7 @@ from tbptt.evaluation.dynamic import score_dynamically
 from tbptt.evaluation.dynamic_config import RMSDynamicConfig
 from tbptt.evaluation.units import loss_units, original_units
 from tbptt.launch.world import World
+from tbptt.report.logger import log_results
 from tbptt.report.positions import POSITIONS
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, refuse_training_run, write_results
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 def check(config: Config) -> None:
     require_checkpoint(config)
+    config.logger.check()
     dynamic = config.eval.dynamic
     if dynamic.enabled and config.trainer.precision is Precision.fp16:
         raise UserError(
@@ -50,7 +52,7 @@ def check(config: Config) -> None:
 
 
 def unused_settings(config: Config) -> dict[str, str]:
-    unused = dict.fromkeys(("optimizer", "scheduler", "logger"), "nothing is trained")
+    unused = dict.fromkeys(("optimizer", "scheduler"), "nothing is trained")
     unused["model"] = "the model is the checkpoint's; set its context with eval.mem_len, eval.clamp_len, ..."
     if not runs_in_parallel(config):
         unused["trainer.devices"] = "it runs sequentially, on one device"
@@ -88,6 +90,7 @@ def run(config: Config, run_dir: Path, world: World) -> None:
         results |= _score_dynamically(config, trained, corpus, starts_D)
     if world.is_main:
         write_results(results | {"scored": inputs}, run_dir)
+        log_results(config.logger, run_dir, as_dict(config), trained.checkpoint.info["step"])
 
 
 def _inputs(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> dict[str, Any]:

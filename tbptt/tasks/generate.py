@@ -29,6 +29,7 @@ from tbptt.generation.writer import ContinuationWriter, printable, show
 from tbptt.launch.stopping import Stopped, stop_on_signal
 from tbptt.launch.world import World
 from tbptt.output import reader_gone
+from tbptt.report.logger import log_results
 from tbptt.report.results import begin, refuse_training_run, write_results
 from tbptt.tasks.loading import TrainedModel, language_of, open_trained, require_checkpoint
 from tbptt.tasks.scoring import resets_at_documents
@@ -39,11 +40,12 @@ log = logging.getLogger(__name__)
 def check(config: Config) -> None:
     require_checkpoint(config)
     config.generate.check()
+    config.logger.check()
     config.generate.read_prompt(config.prompt)
 
 
 def unused_settings(config: Config) -> dict[str, str]:
-    unused = dict.fromkeys(("optimizer", "scheduler", "logger"), "nothing is trained")
+    unused = dict.fromkeys(("optimizer", "scheduler"), "nothing is trained")
     unused["model"] = "the model is the checkpoint's; set its context with eval.mem_len, eval.clamp_len, ..."
     unused["trainer.devices"] = "it runs sequentially, on one device"
     unused["trainer.micro_batch"] = "the number of lanes is generate.samples"
@@ -73,6 +75,7 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     seconds = time.perf_counter() - started
     _show_others(writers, prompt)
     write_results(_results(config, trained, prompt, writers, signum, seconds), run_dir)
+    log_results(config.logger, run_dir, as_dict(config), trained.checkpoint.info["step"])
     if signum and config.generate.length is not None:
         raise Stopped(signum)
 

@@ -26,7 +26,8 @@ from tbptt.launch.stopping import Stopped, stop_on_signal
 from tbptt.launch.world import World
 from tbptt.models.compilation import compile_blocks
 from tbptt.report.curves import draw_curves
-from tbptt.report.metrics import METRICS, Metrics, NoMetrics, read_metrics
+from tbptt.report.logger import Loggers, open_loggers, show_results
+from tbptt.report.metrics import METRICS, MetricsFile, read_metrics
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, write_results
 from tbptt.tasks.scoring import documents_that_reset, score_split
@@ -95,16 +96,17 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
         save_language(corpus, run_dir)
         checkpoints.rewind(newest, loop_state.best_step)
     _describe(run, trainer)
-    metrics = Metrics(run_dir, trainer.step, config.logger, as_dict(config)) if world.is_main else NoMetrics()
-    signum = _fit(run, trainer, loop_state, metrics)
+    logger = _loggers(run, trainer.step)
+    signum = _fit(run, trainer, loop_state, logger)
     if signum:
-        metrics.close()
+        logger.close()
         log.info("Stopped after step %s and saved; run the same command to continue", f"{trainer.step:,}")
         raise Stopped(signum)
     results = _score_best(run, trainer, loop_state)
     if world.is_main:
         _report(run, results)
-    metrics.close()  # after the results are written: wandb may wait for the network
+        show_results(logger, run_dir, trainer.step)
+    logger.close()  # after the results are written: wandb may wait for the network
 
 
 def _is_finished(run: Run) -> bool:
@@ -184,7 +186,15 @@ def _describe(run: Run, trainer: Trainer) -> None:
             log.info("%s", note)
 
 
-def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | NoMetrics) -> int:
+def _loggers(run: Run, step: int) -> Loggers:
+    """metrics.jsonl and what else logger= names, continued after `step`; on other ranks than 0, none."""
+    if not run.world.is_main:
+        return Loggers()
+    others = open_loggers(run.config.logger, run.folder, step, as_dict(run.config))
+    return Loggers([MetricsFile(run.folder, step), *others])
+
+
+def _fit(run: Run, trainer: Trainer, loop_state: LoopState, logger: Loggers) -> int:
     """Train to the last step or a stop signal. Returns the signal, or 0."""
     config, world = run.config, run.world
     valid_config = replace(config.eval, max_tokens=config.trainer.eval_tokens, save_losses=None, by_position=False)
@@ -197,7 +207,7 @@ def _fit(run: Run, trainer: Trainer, loop_state: LoopState, metrics: Metrics | N
     info, level = run.checkpoint_info(), run.level
     log.info("Training; the losses of every %s steps follow", f"{config.trainer.log_every:,}")
     with stop_on_signal(world) as stop, progress(config.trainer.max_steps, trainer.step, "train", level) as bar:
-        return fit(trainer, loop_state, validate, run.checkpoints, info, metrics, bar, level, stop)
+        return fit(trainer, loop_state, validate, run.checkpoints, info, logger, bar, level, stop)
 
 
 def _score_best(run: Run, trainer: Trainer, loop_state: LoopState) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tbptt.data.config import Level
 from tbptt.evaluation.score import Score
 from tbptt.evaluation.units import loss_units
 from tbptt.launch.stopping import StopRequest
-from tbptt.report.metrics import Metrics, NoMetrics
+from tbptt.report.logger import Logger
 from tbptt.report.progress import Progress
 from tbptt.training.checkpoints import Checkpoints
 from tbptt.training.trainer import Trainer, Update
@@ -42,14 +42,14 @@ def fit(
     validate: Callable[[], Score],
     checkpoints: Checkpoints,
     checkpoint_info: dict[str, Any],
-    metrics: Metrics | NoMetrics,
+    logger: Logger,
     progress: Progress,
     level: Level,
     stop: StopRequest,
 ) -> int:
     """Train until `trainer.config.max_steps` or a stop signal, and save the last step.
 
-    Returns the number of the signal, or 0. Every rank runs this loop; rank 0 writes metrics and checkpoints.
+    Returns the number of the signal, or 0. Every rank runs this loop; rank 0 logs and writes checkpoints.
 
     The order within a step is fixed (update, log, validate, save), so that a run continued from any checkpoint gives
     the metrics and weights of an uninterrupted run.
@@ -64,17 +64,20 @@ def fit(
         step, is_last = trainer.step, trainer.step == config.max_steps
         log_now = is_last or step % config.log_every == 0
         if log_now:
-            loop_state.add(pending)
+            with trainer.meter.spent("wait"):
+                loop_state.add(pending)
         loop_state.seconds += time.perf_counter() - started
         progress.advance()
 
         epoch = (step - 1) // trainer.updates_per_epoch
         position: dict[str, Any] = {"step": step, "epoch": epoch, "tokens": trainer.tokens}
         if log_now:
-            rate = (trainer.tokens - logged_tokens) / (loop_state.seconds - logged_at)
+            seconds = loop_state.seconds - logged_at
+            rate = (trainer.tokens - logged_tokens) / seconds
             line = position | loss_units(loop_state.loss_sum / loop_state.updates, level)
             line |= {"lr": update.lr, "grad_norm": update.grad_norm, "tokens_per_second": round(rate, 1)}
-            metrics.write(line)
+            line |= trainer.meter.read(seconds, rate)
+            logger.write(line)
             progress.show(line, seconds_left=(config.max_steps - step) * loop_state.seconds / step)
             logged_at, logged_tokens = loop_state.seconds, trainer.tokens
             loop_state.loss_sum, loop_state.updates = 0.0, 0
@@ -85,7 +88,7 @@ def fit(
             trainer.schedule.observe(valid.loss)
             rate = round(valid.tokens / valid.seconds, 1)
             line = position | {"split": "valid"} | loss_units(valid.loss, level) | {"tokens_per_second": rate}
-            metrics.write(line)
+            logger.write(line)
             progress.show(line)
             if improved := valid.loss < loop_state.best_loss:
                 loop_state.best_loss, loop_state.best_step = valid.loss, step

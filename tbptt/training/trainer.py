@@ -23,6 +23,7 @@ from tbptt.errors import UserError
 from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import RecurrentModel, State, detach, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
+from tbptt.training.meter import Meter
 from tbptt.training.optimizers import load_state, saved_state
 from tbptt.training.parallel import data_parallel
 from tbptt.training.replay import PADDING_MULTIPLE, make_graph_replay
@@ -68,6 +69,7 @@ class Trainer:
         self.model, self.optimizer, self.schedule, self.config, self.world = model, optimizer, schedule, config, world
         self.batch_size, self.own_lanes, self.device = lanes.batch_size, world.lanes(lanes.batch_size), world.device
         self.lanes = lanes.part(self.own_lanes)
+        self.meter = Meter(model, lanes.tgt_len, config.precision, world)
         self.scaler = loss_scaler(self.device, config.precision)
         # A tensor, so that a captured update reads the current rate; torch's fused GPU kernels need it in float32.
         lr_dtype = torch.float64 if self.device.type == "cpu" else torch.float32
@@ -107,13 +109,16 @@ class Trainer:
             group["lr"] = lr if group.get("rate_on_host") else self.lr
         first = index * self.config.window
         window = range(first, min(first + self.config.window, len(self.lanes)))
-        segments = [self._segment(number, epoch) for number in window]
-        batches = [[self._send(segment, lanes) for segment in segments] for lanes in self.micro_batches]
-        if self.graph_replay:
-            results, self.states = self.graph_replay(self._compute, batches, self.states)
-        else:
-            results, self.states = self._compute(batches, self.states)
-        self._check_previous_update()
+        with self.meter.spent("data"):
+            segments = [self._segment(number, epoch) for number in window]
+            batches = [[self._send(segment, lanes) for segment in segments] for lanes in self.micro_batches]
+        with self.meter.spent("compute"):
+            if self.graph_replay:
+                results, self.states = self.graph_replay(self._compute, batches, self.states)
+            else:
+                results, self.states = self._compute(batches, self.states)
+        with self.meter.spent("wait"):
+            self._check_previous_update()
         self.step += 1
         n_tokens = self._global_tokens(segments)
         self.tokens += n_tokens

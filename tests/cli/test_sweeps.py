@@ -14,6 +14,7 @@ from tbptt.cli.config import register
 from tbptt.cli.errors import QuietErrors, exit_with, sentence
 from tbptt.cli.sweeps import SweepReport, reported_sweep
 from tbptt.errors import UserError
+from tbptt.report.config import LoggerConfig
 from tbptt.report.members import members_in
 from tbptt.report.results import write_error
 from tests.helpers import CONF
@@ -59,7 +60,7 @@ def unwritable(tmp_path, monkeypatch) -> Path:
     """A sweep whose table cannot be written."""
     SweepReport().on_job_start(job(tmp_path, 0, "0"))
     (tmp_path / "sweep.csv").mkdir()
-    monkeypatch.setattr(sweeps, "_started", [tmp_path])
+    monkeypatch.setattr(sweeps, "_started", {tmp_path: LoggerConfig()})
     return tmp_path
 
 

@@ -38,8 +38,10 @@ def test_every_command_is_understood(command):
 
 
 def first_value(word: str) -> str:
-    """Of a sweep's values; a text or a list stays as it is."""
+    """Of a sweep's values or of a search's interval; a text or a list stays as it is."""
     key, _, value = word.partition("=")
+    if interval := re.search(r"interval\((.*?),", value):
+        return f"{key}={interval[1]}"
     if key == "prompt":
         return f'prompt="{value}"'
     return word if "[" in value or "{" in value else f"{key}={value.split(',')[0]}"

@@ -110,6 +110,18 @@ def test_a_training_sweep_on_two_nodes_gives_the_numbers_of_one_process(home):
         assert logs == {"run.log", "run.rank1.log", "run.rank2.log", "run.rank3.log"}
 
 
+def test_a_search_runs_its_trials_as_job_arrays(home):
+    words = [*SMALL, "trainer.max_steps=10", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweep.dir=search"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2"]
+    one_task = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=1", "hydra.launcher.cpus_per_task=1"]
+    printed = run(home, "-m", *words, *search, *one_task)
+    rows = rows_of(home / "search")
+    assert [row["status"] for row in rows] == ["done"] * 4 and "Found: optimizer.lr=" in printed
+    assert len({row["optimizer.lr"] for row in rows}) == 4
+    jobs = {path.name for path in (home / "search/.submitit").glob("[0-9]*_*")}
+    assert len(jobs) == 4 and len({job.split("_")[0] for job in jobs}) == 2
+
+
 def test_an_evaluation_sweep_gives_the_numbers_of_one_process_and_computes_only_what_is_missing(home, calm):
     words = ["-m", "task=eval", "checkpoint=calm", "eval.mem_len=8,32", "eval.clamp_len=4,8", "trainer.precision=fp64"]
     jobs = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=2", "hydra.launcher.cpus_per_task=1"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tbptt.report.members import Member, forget_members, members_in, record_member, settings_of
-from tbptt.report.results import begin, read_error, write_error, write_results
+from tbptt.report.results import begin, objective, read_error, write_error, write_results
 from tbptt.report.sweep import report_sweeps
 
 RESULTS = {"level": "byte", "vocabulary": "A", "loss": 2.0, "ppl": 7.4, "bpc": 2.9, "tokens": 9}
@@ -97,3 +97,18 @@ def test_settings_are_read_as_hydra_reads_them():
         "a.b": "010", "c": 1000, "d": "3e5", "e": "x,y", "f": "${g}%*@", "eval/dynamic": "sgd", "h": "[1,2]",
         "i": None, "~j": "",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "results, expected",
+    [
+        ({"loss": 2.0}, 2.0),
+        ({"loss": 2.0, "dynamic_loss": 1.5}, 1.5),
+        ({"loss": 2.0, "train": {"best_valid_loss": 3.0}}, 3.0),
+        ({"loss": float("nan")}, float("inf")),
+        ({}, None),
+    ],
+)
+def test_a_search_minimises_a_number_that_can_be_compared(tmp_path, results, expected):
+    write_results(results, tmp_path)
+    assert objective(tmp_path) == expected

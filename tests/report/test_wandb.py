@@ -6,8 +6,8 @@ import pytest
 import wandb
 
 from tbptt.errors import UserError
-from tbptt.report.config import WandbConfig, WandbMode
-from tbptt.report.metrics import Metrics, read_metrics
+from tbptt.report.config import LoggerConfig, WandbMode
+from tbptt.report.logger import open_loggers
 from tests.helpers import composed
 
 RECORD = {"step": 1, "loss": 2.0}
@@ -56,28 +56,27 @@ def started(monkeypatch) -> list:
     return init, modes
 
 
-def logged(tmp_path, caplog, config: WandbConfig) -> list[str]:
+def logged(tmp_path, caplog, config: LoggerConfig) -> list[str]:
     """The warnings of a run that writes two records and ends."""
     with caplog.at_level(logging.WARNING, "tbptt"):
-        metrics = Metrics(tmp_path, 0, config, {})
-        metrics.write(RECORD)
-        metrics.write(RECORD | {"step": 2})
-        metrics.close()
-    assert read_metrics(metrics.path) == [RECORD, RECORD | {"step": 2}]
+        (logger,) = open_loggers(config, tmp_path, 0, {})
+        logger.write(RECORD)
+        logger.write(RECORD | {"step": 2})
+        logger.close()
     return [record.getMessage() for record in caplog.records if record.name.startswith("tbptt")]
 
 
 @pytest.mark.parametrize("given", [None, *WandbMode])
 def test_the_environment_decides_unless_the_mode_is_given(tmp_path, caplog, started, given):
     _, modes = started
-    assert logged(tmp_path, caplog, WandbConfig(mode=given)) == [] and modes == [given and given.value]
+    assert logged(tmp_path, caplog, LoggerConfig(wandb=True, mode=given)) == [] and modes == [given and given.value]
     assert composed("logger=wandb").logger.mode is None
 
 
 def test_without_a_network_one_sentence_and_a_run_that_can_be_sent_later(tmp_path, caplog, started):
     init, modes = started
     init.fails.append(True)
-    (said,) = logged(tmp_path, caplog, WandbConfig())
+    (said,) = logged(tmp_path, caplog, LoggerConfig(wandb=True))
     assert modes == [None, "offline"] and "timed out after 90.0 sec." in said and "wandb sync" in said
     assert init.run.calls == ["define_metric", "log", "log", "finish"]
 
@@ -86,7 +85,7 @@ def test_without_a_network_one_sentence_and_a_run_that_can_be_sent_later(tmp_pat
 def test_a_failure_in_the_middle_is_one_sentence(tmp_path, caplog, started, failing):
     init, _ = started
     init.run.failing = failing
-    (said,) = logged(tmp_path, caplog, WandbConfig())
+    (said,) = logged(tmp_path, caplog, LoggerConfig(wandb=True))
     assert "wandb failed (Connection lost)" in said and init.run.calls.count(failing) == 1
 
 
@@ -95,15 +94,15 @@ def test_a_mode_that_sends_nothing_needs_no_account(tmp_path, caplog, monkeypatc
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("WANDB_SILENT", "true")
     with pytest.raises(UserError, match="no API key"):
-        Metrics(tmp_path, 0, WandbConfig(), {})
+        open_loggers(LoggerConfig(wandb=True), tmp_path, 0, {})
     wandb.teardown()
     monkeypatch.setenv("WANDB_MODE", mode)
-    WandbConfig().check()
-    assert logged(tmp_path, caplog, WandbConfig()) == []
+    LoggerConfig(wandb=True).check()
+    assert logged(tmp_path, caplog, LoggerConfig(wandb=True)) == []
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == (mode != "disabled")
 
 
 def test_a_mode_that_wandb_does_not_have_is_refused(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "of")
     with pytest.raises(UserError, match="WANDB_MODE=of must be one of online, offline, disabled"):
-        WandbConfig().check()
+        LoggerConfig(wandb=True).check()

@@ -13,7 +13,6 @@ from tbptt.errors import UserError
 from tbptt.evaluation.config import EvalConfig
 from tbptt.launch.world import World
 from tbptt.models.lstm import LSTMConfig
-from tbptt.report.config import LocalConfig
 from tbptt.tasks import train
 from tbptt.training.checkpoints import find_checkpoint
 from tbptt.training.config import TrainerConfig
@@ -30,7 +29,7 @@ def train_until(max_steps: int, data: DataConfig, run_dir: Path) -> None:
     trainer = TrainerConfig(max_steps=max_steps, device="cpu")
     eval_config, optimizer, scheduler = EvalConfig(batch_size=1), AdamConfig(), ConstantConfig()
     groups = {"data": data, "model": model, "optimizer": optimizer, "scheduler": scheduler, "trainer": trainer}
-    train.run(Config(**groups, eval=eval_config, logger=LocalConfig()), run_dir, World())
+    train.run(Config(**groups, eval=eval_config), run_dir, World())
 
 
 @pytest.mark.parametrize("moved", ["nothing", "cache", "corpus"])

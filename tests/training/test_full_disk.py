@@ -13,8 +13,7 @@ from tbptt.errors import UserError
 from tbptt.evaluation.losses import save_losses
 from tbptt.generation.text import decoder
 from tbptt.generation.writer import ContinuationWriter
-from tbptt.report.config import LocalConfig
-from tbptt.report.metrics import Metrics, read_metrics
+from tbptt.report.metrics import MetricsFile, read_metrics
 from tbptt.report.results import read_results, write_results
 from tests.refusing_disks import largest_file
 from tests.training.saved_runs import model_at, save, saved_run, whole_step
@@ -51,7 +50,7 @@ def test_a_large_checkpoint_that_has_no_space_is_said_so_too(tmp_path):
 
 
 def test_metrics_that_have_no_space_keep_their_lines(tmp_path):
-    metrics = Metrics(tmp_path, 0, LocalConfig(), {})
+    metrics = MetricsFile(tmp_path, 0)
     metrics.write({"step": 1, "loss": 2.0})
     with largest_file(metrics.path.stat().st_size + 5), pytest.raises(UserError) as refused:
         metrics.write({"step": 2, "loss": 1.0})
@@ -59,7 +58,7 @@ def test_metrics_that_have_no_space_keep_their_lines(tmp_path):
     metrics.close()
     assert read_metrics(metrics.path) == [{"step": 1, "loss": 2.0}]
     with largest_file(3), pytest.raises(UserError, match=r"metrics\.jsonl is full"):
-        Metrics(tmp_path, 1, LocalConfig(), {})
+        MetricsFile(tmp_path, 1)
     assert read_metrics(metrics.path) == [{"step": 1, "loss": 2.0}] and len(list(tmp_path.iterdir())) == 1
 
 
