@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.sources import Source, Sources
@@ -95,3 +96,24 @@ class Corpus:
         unchanged = config.min_count == 1 and config.max_vocab is None and config.lower == self.lower
         types = self.published.types if self.published and as_published and unchanged else None
         return types and types + config.documents
+
+    def check_counts(self, config: DataConfig, splits: dict[str, dict[str, Any]], vocab_size: int) -> None:
+        """UserError if the counts of a corpus prepared with published settings differ from the published counts."""
+        published = self.published
+        if published is None or not config.check_counts:
+            return
+        pairs = []
+        if config.level is self.levels[0] and config.lower == self.lower:
+            starts = {split: counts.get("documents", 0) for split, counts in splits.items()}  # one token each
+            pairs += [(f"{s} tokens", splits[s]["tokens"] - starts[s], count) for s, count in published.tokens.items()]
+            counted_here = config.vocabulary is None and config.min_count == 1 and config.max_vocab is None
+            if published.types and counted_here:
+                pairs.append(("types", vocab_size - config.documents, published.types))
+        if config.documents:
+            pairs += [(f"documents in {s}", splits[s]["documents"], count) for s, count in published.documents.items()]
+        wrong = [f"{found:,} {what} instead of {expected:,}" for what, found, expected in pairs if found != expected]
+        if wrong:
+            raise UserError(
+                f"this is not {self.title} as published: {', '.join(wrong)}; use the published files, or "
+                "data.check_counts=false to accept these"
+            )

@@ -17,7 +17,7 @@ import numpy as np
 from tbptt.data import subwords
 from tbptt.data.config import Level
 from tbptt.data.documents.pieces import cut
-from tbptt.data.prepare import PreparedCorpus
+from tbptt.data.prepared import PreparedCorpus
 from tbptt.data.tokenize import symbol_ids
 from tbptt.data.vocabulary import UNK, Vocabulary, load_vocabulary
 from tbptt.errors import UserError

@@ -9,7 +9,7 @@ import numpy as np
 
 from tbptt.data.config import Level
 from tbptt.data.language import Language
-from tbptt.data.prepare import PreparedCorpus
+from tbptt.data.prepared import PreparedCorpus
 from tbptt.data.sources import Source
 from tbptt.data.tokenize import count_words, read_text
 from tbptt.errors import UserError

@@ -1,8 +1,7 @@
 """Preparation of corpora as token files, which are cached, memory-mapped, and rebuilt when the source changes.
 
-A prepared corpus is a folder: `train.bin valid.bin test.bin` (raw little-endian ids), `vocabulary.json`, `meta.json`;
-with documents also `train.starts valid.starts test.starts` (raw little-endian int64: indices of their first tokens).
-It is renamed to its final name when it is complete. It can be moved to another machine and used there as data.path.
+A prepared corpus is a folder (prepared.py), which is renamed to its final name when it is complete. It can be moved to
+another machine and used there as data.path.
 """
 
 from __future__ import annotations
@@ -14,62 +13,23 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from tbptt.data import sources
 from tbptt.data.acquire import acquire, find_sources
 from tbptt.data.config import DataConfig, Level
-from tbptt.data.corpora import SPLITS, Corpus, corpus_named
+from tbptt.data.corpora import corpus_named
+from tbptt.data.corpus import SPLITS, Corpus
+from tbptt.data.prepared import FORMAT, PreparedCorpus, open_prepared
 from tbptt.data.reading import has_mark, readable
 from tbptt.data.shared import make_folder, own_place, places, rights_reported
 from tbptt.data.sources import Sources
-from tbptt.data.vocabulary import Vocabulary
 from tbptt.data.writing import write_splits
 from tbptt.errors import UserError, full_disk_reported
 
 log = logging.getLogger(__name__)
-FORMAT = 3
-INDEX = np.dtype("<i8")  # of the tokens that begin documents
-
-
-@dataclass
-class PreparedCorpus:
-    """Token streams by split (memory-mapped), their vocabulary, and `meta.json`: counts and origin.
-
-    `documents` has for each split the index of every document's first token, the start: int64, ascending, the first 0.
-    It is empty for a corpus without documents.
-    """
-
-    folder: Path
-    splits: dict[str, np.ndarray]
-    vocabulary: Vocabulary
-    meta: dict[str, Any]
-    documents: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def identity(self) -> dict[str, Any]:
-        """The properties that must match those of a checkpoint to resume it on this corpus."""
-        return {
-            "name": self.meta["settings"]["name"],
-            "level": self.meta["settings"]["level"],
-            "vocab_size": len(self.vocabulary),
-            "vocabulary_sha256": self.meta["vocabulary_sha256"],
-            "train_sha256": self.meta["sources"]["train"]["sha256"],
-        }
-
-    def verify(self) -> None:
-        """Check the SHA-256 of every token file. UserError if one differs."""
-        written = {f"{split}.bin": self.meta["splits"][split]["sha256"] for split in SPLITS}
-        written |= {f"{split}.starts": self.meta["splits"][split]["starts_sha256"] for split in self.documents}
-        for name, sha256 in written.items():
-            with open(self.folder / name, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != sha256:
-                raise UserError(f"{self.folder / name} is not as it was written: delete {self.folder}")
 
 
 def open_corpus(config: DataConfig) -> PreparedCorpus:
@@ -97,7 +57,7 @@ def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
         if config.path is None or not (folder / "meta.json").is_file():
             return None
     try:
-        prepared = _open(folder)
+        prepared = open_prepared(folder)
     except PermissionError:
         raise  # it is not damaged
     except (OSError, ValueError, KeyError) as error:
@@ -125,7 +85,7 @@ def _open_cached(config: DataConfig) -> PreparedCorpus:
         with _one_process_at_a_time(own_place(folder.parent / f"{config.name}.lock")):
             found = acquire(corpus, config)
             prepared = _find_current(config, folder, found, log.warning)
-            return prepared or _open(_prepare(corpus, config, found, own_place(folder)))
+            return prepared or open_prepared(_prepare(corpus, config, found, own_place(folder)))
 
 
 def _find_current(
@@ -137,7 +97,7 @@ def _find_current(
     """
     for place in places(folder):
         try:
-            if place.is_dir() and _is_current(prepared := _open(place), config, found):
+            if place.is_dir() and _is_current(prepared := open_prepared(place), config, found):
                 return prepared
         except PermissionError:
             continue  # another user's, who keeps it to themselves
@@ -159,30 +119,6 @@ def _one_process_at_a_time(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _open(folder: Path) -> PreparedCorpus:
-    """Memory-map a prepared corpus. OSError, ValueError or KeyError if it is damaged."""
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    if meta["format"] != FORMAT:
-        raise ValueError(f"format {meta['format']} instead of {FORMAT}")
-    vocabulary = Vocabulary.from_file(folder / "vocabulary.json")
-    if vocabulary.sha256 != meta["vocabulary_sha256"]:
-        raise ValueError("vocabulary.json has another SHA-256 than recorded")
-    counts = {split: meta["splits"][split] for split in SPLITS}
-    dtype = np.dtype(meta["dtype"])
-    splits = {split: _mapped(folder / f"{split}.bin", dtype, counts[split]["tokens"]) for split in SPLITS}
-    having = [split for split in SPLITS if "documents" in counts[split]]
-    documents = {split: _mapped(folder / f"{split}.starts", INDEX, counts[split]["documents"]) for split in having}
-    return PreparedCorpus(folder, splits, vocabulary, meta, documents)
-
-
-def _mapped(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
-    """Memory-map a file of `count` numbers. ValueError if it has another size."""
-    size, expected = path.stat().st_size, count * dtype.itemsize
-    if size != expected:
-        raise ValueError(f"{path.name} has {size} bytes instead of {expected}")
-    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def _folder(config: DataConfig) -> Path:
@@ -228,7 +164,7 @@ def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -
         (building / "plan.json").write_text(plan, encoding="utf-8")
     try:
         vocabulary, splits = write_splits(corpus, config, found, building)
-        _check_published(corpus, config, splits, vocabulary)
+        corpus.check_counts(config, splits, len(vocabulary))
     except UserError:
         shutil.rmtree(building)
         raise
@@ -253,25 +189,3 @@ def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(building, folder)
     return folder
-
-
-def _check_published(corpus: Corpus, config: DataConfig, splits: dict[str, Any], vocabulary: Vocabulary) -> None:
-    """UserError if the counts of a corpus prepared with published settings differ from the published counts."""
-    published = corpus.published
-    if published is None or not config.check_counts:
-        return
-    starts = {split: counts.get("documents", 0) for split, counts in splits.items()}  # one token each
-    pairs = [(f"{s} tokens", splits[s]["tokens"] - starts[s], count) for s, count in published.tokens.items()]
-    counted_here = config.vocabulary is None and config.min_count == 1 and config.max_vocab is None
-    if published.types and counted_here:
-        pairs.append(("types", len(vocabulary) - config.documents, published.types))
-    if config.level is not corpus.levels[0] or config.lower != corpus.lower:
-        pairs = []
-    if config.documents:
-        pairs += [(f"documents in {s}", splits[s]["documents"], count) for s, count in published.documents.items()]
-    wrong = [f"{found:,} {what} instead of {expected:,}" for what, found, expected in pairs if found != expected]
-    if wrong:
-        raise UserError(
-            f"this is not {corpus.title} as published: {', '.join(wrong)}; use the published files, or "
-            "data.check_counts=false to accept these"
-        )

@@ -130,6 +130,11 @@ def test_only_the_split_that_is_missing_is_held_out(tmp_path):
     assert texts_of(corpus, "test") == ["of its own", "two"] and texts_of(corpus, "valid") == ["9", "19", "29", "39"]
 
 
+def test_settings_without_effect_are_warned_of(tmp_path, caplog):
+    prepared(write_splits(tmp_path / "files", ["a", "b"], "txt"), Level.byte, held_out=0.1, text_key="body")
+    assert "data.held_out=0.1 has no effect" in caplog.text and "data.text_key=body has no effect" in caplog.text
+
+
 def test_too_few_documents_to_hold_some_out_is_said_so(tmp_path):
     write_documents(tmp_path / "files/train.jsonl", ["one", "two", "three"])
     with pytest.raises(UserError, match=r"no documents in valid, neither in files nor as data\.held_out=0\.005"):

@@ -33,8 +33,7 @@ def write_documents(corpus: Corpus, config: DataConfig, found: Sources, folder: 
     """Write train.bin, train.starts, ... Returns the vocabulary, and counts and SHA-256 per split."""
     missing = tuple(split for split in SPLITS if not found[split])
     held_out = HeldOut(missing, config.held_out) if isinstance(config, DocumentsConfig) else HeldOut()
-    if missing:
-        log.info("%s: %s of the documents of train", " and ".join(missing), f"{held_out.share:g}")
+    _describe(config, found, missing)
     given = None if config.level is Level.bpe else given_vocabulary(config)
     line_start, line_end = line_marks(corpus, given)
     encoder = Encoder(config.level, config.lower, line_end, line_start)
@@ -51,6 +50,19 @@ def write_documents(corpus: Corpus, config: DataConfig, found: Sources, folder: 
         first = line_end if config.level is Level.word else ""
         vocabulary = (given or build_vocabulary(count_symbols(parts["train"]), config, first)).with_start()
     return vocabulary, {split: _write(folder, split, parts[split], vocabulary, config) for split in SPLITS}
+
+
+def _describe(config: DataConfig, found: Sources, missing: tuple[str, ...]) -> None:
+    """Log where splits without files come from, and warn of settings that have no effect."""
+    if not isinstance(config, DocumentsConfig):
+        return
+    if missing:
+        log.info("%s: data.held_out=%s of the documents of train each", " and ".join(missing), config.held_out)
+    elif config.held_out != DocumentsConfig.held_out:
+        log.warning("data.held_out=%s has no effect: every split has files", config.held_out)
+    only_texts = all(source.path.suffix == ".txt" for sources in found.values() for source in sources)
+    if only_texts and config.text_key != DocumentsConfig.text_key:
+        log.warning("data.text_key=%s has no effect: every file is one document", config.text_key)
 
 
 def _jobs(corpus: Corpus, config: DataConfig, found: Sources) -> Iterator[Job]:
