@@ -75,7 +75,11 @@ def compare_scores(runs: Sequence[Run]) -> Scores:
             text = (run.unit, corpus, str(run.results.get("split", "")), run.results.get("tokens", 0))
             groups.setdefault(text, []).append(run)
     levels = dict.fromkeys(unit.level.name for unit, *_ in groups if unit.level in BITS)
-    shown = [column for column in COLUMNS if any(_shows(run, column) for group in groups.values() for run in group)]
+    shown = [
+        column
+        for column in COLUMNS
+        if any(_value(run, column) is not None for group in groups.values() for run in group)
+    ]
     shown = [replace(column, unit=column.unit.format(level=" or ".join(levels))) for column in shown]
     return Scores(shown, [Group(_title(*text), _rows(group, shown)) for text, group in groups.items()])
 
@@ -91,22 +95,20 @@ def _rows(runs: list[Run], columns: list[Column]) -> list[tuple[Run, list[Cell]]
 
 
 def _cells(values: list[float | None], column: Column) -> list[Cell]:
-    """The best is marked in all cells that show the same digits."""
+    """The best is marked in all cells that show the same digits, unless all of them do."""
     texts = [
         ABSENT if value is None else column.show(value) if math.isfinite(value) else str(value) for value in values
     ]
     finite = [value for value in values if value is not None and math.isfinite(value)]
-    best = column.show(column.best(finite)) if column.best and len(finite) > 1 else None
+    differ = len({column.show(value) for value in finite}) > 1
+    best = column.show(column.best(finite)) if column.best and differ else None
     return [Cell(text, text == best) for text in texts]
 
 
-def _shows(run: Run, column: Column) -> bool:
-    """Perplexities of bytes and characters are left out."""
-    in_bits = run.unit is not None and run.unit.level in BITS
-    return _value(run, column) is not None and not (in_bits and column.key.endswith("ppl"))
-
-
 def _value(run: Run, column: Column) -> float | None:
+    """None for perplexities of bytes and characters too."""
+    if run.unit is not None and run.unit.level in BITS and column.key.endswith("ppl"):
+        return None
     value: Any = run.results
     for key in column.key.split("."):
         value = value.get(key) if isinstance(value, dict) else None

@@ -26,7 +26,8 @@ function linearTicks(from, to, count) {
 }
 
 function logTicks(from, to, count, base) {
-  const digit = Math.log(base), first = Math.ceil(Math.log(from) / digit - 1e-9), last = Math.floor(Math.log(to) / digit + 1e-9);
+  const power = (value) => Math.log(value) / Math.log(base);
+  const first = Math.ceil(power(from) - 1e-9), last = Math.floor(power(to) + 1e-9);
   if (last - first < 2) return linearTicks(from, to, count).filter((tick) => tick > 0);
   const step = Math.ceil((last - first + 1) / count);
   return Array.from({ length: Math.floor((last - first) / step) + 1 }, (_, i) => base ** (first + i * step));
@@ -41,7 +42,7 @@ function short(value) {
 
 const exact = (value) => value.toLocaleString("en", { maximumSignificantDigits: Math.abs(value) >= 1000 ? 7 : 5 });
 
-// The points of a curve, in pieces between which values are missing; [x, y, low, high], x above 0 if its axis is logarithmic.
+// The points [x, y, low, high] of a curve, in pieces between which values are missing. A logarithmic x is above 0.
 function pieces(series, key, log) {
   const found = [[]];
   series.y.forEach((y, i) => {
@@ -55,7 +56,8 @@ function pieces(series, key, log) {
 class Chart {
   constructor(figure, chart, panel) {
     Object.assign(this, { chart, panel, plot: figure.querySelector(".plot"), key: Object.keys(chart.x_labels)[0] });
-    this.plot.addEventListener("pointermove", (event) => this.point(event.clientX - this.plot.getBoundingClientRect().left));
+    const place = (event) => event.clientX - this.plot.getBoundingClientRect().left;
+    this.plot.addEventListener("pointermove", (event) => this.point(place(event)));
     this.plot.addEventListener("pointerleave", () => this.point(null));
     this.plot.addEventListener("focusout", () => this.point(null));
     this.plot.addEventListener("keydown", (event) => {
@@ -88,7 +90,8 @@ class Chart {
     const svg = element("svg", { width: this.width, height: HEIGHT, role: "img", tabindex: 0, "aria-label": label });
     const clip = `clip-${this.panel.number}-${this.panel.charts.indexOf(this.chart)}`;
     svg.append(element("clipPath", { id: clip }));
-    svg.lastChild.append(element("rect", { x: LEFT, y: TOP - 4, width: Math.max(0, this.right - LEFT + 4), height: bottom - TOP + 4 }));
+    const inside = { x: LEFT, y: TOP - 4, width: Math.max(0, this.right - LEFT + 4), height: bottom - TOP + 4 };
+    svg.lastChild.append(element("rect", inside));
     this.axes(svg, range, limits, bottom);
     const drawn = element("g", { "clip-path": `url(#${clip})` });
     for (const line of this.lines) this.line(drawn, line);
@@ -125,7 +128,8 @@ class Chart {
   }
 
   line(group, { series, run, pieces }) {
-    const place = (points, index) => points.map((point) => `${this.x(point[0]).toFixed(1)},${this.y(point[index]).toFixed(1)}`);
+    const at = (x, y) => `${this.x(x).toFixed(1)},${this.y(y).toFixed(1)}`;
+    const place = (points, index) => points.map((point) => at(point[0], point[index]));
     const colour = `c${run.colour}`, few = pieces.flat().length <= 60;
     for (const piece of pieces) {
       const banded = piece.filter((point) => point[2] !== null && point[3] !== null);
@@ -148,13 +152,13 @@ class Chart {
     });
     const beside = (a, b) => Math.abs(a.x - b.x) < 16;
     ends.sort((a, b) => a.y - b.y);
-    ends.forEach((end, i) => ends.slice(0, i).filter((above) => beside(above, end)).forEach((above) => {
-      end.y = Math.max(end.y, above.y + LETTER);
-    }));
-    ends.reverse().forEach((end, i) => ends.slice(0, i).filter((below) => beside(below, end)).forEach((below) => {
-      below.y = Math.min(below.y, bottom);
-      end.y = Math.min(end.y, below.y - LETTER);
-    }));
+    for (const [i, end] of ends.entries())
+      for (const above of ends.slice(0, i)) if (beside(above, end)) end.y = Math.max(end.y, above.y + LETTER);
+    for (const [i, end] of ends.reverse().entries()) {
+      end.y = Math.min(end.y, bottom);
+      for (const below of ends.slice(0, i)) if (beside(below, end)) end.y = Math.min(end.y, below.y - LETTER);
+    }
+    if (ends.some((end) => end.y < 0)) return; // too many
     for (const end of ends)
       svg.append(element("text", { class: `end c${end.run.colour}`, x: end.x + 8, y: end.y + 4 }, end.run.letter));
   }
@@ -164,21 +168,24 @@ class Chart {
     this.pointer?.replaceChildren();
     this.plot.querySelector(".tip")?.remove();
     const distance = (point) => Math.abs(this.x(point[0]) - at);
+    const closest = (points) => points.reduce((a, b) => (distance(b) < distance(a) ? b : a));
     const near = at === null ? [] : this.lines
-      .map((line) => ({ run: line.run, point: line.pieces.flat().reduce((a, b) => (distance(b) < distance(a) ? b : a)) }))
+      .map((line) => ({ run: line.run, point: closest(line.pieces.flat()) }))
       .filter(({ point }) => distance(point) < 40);
     if (!near.length) return;
-    const nearest = near.reduce((a, b) => (distance(b.point) < distance(a.point) ? b : a)).point;
+    const nearest = closest(near.map(({ point }) => point));
     const x = this.x(nearest[0]);
     this.pointer.append(element("line", { class: "rule", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
-    for (const { run, point } of near)
-      this.pointer.append(element("circle", { class: `dot c${run.colour}`, cx: this.x(point[0]), cy: this.y(point[1]), r: 4 }));
+    for (const { run, point } of near) {
+      const place = { cx: this.x(point[0]), cy: this.y(point[1]), r: 4 };
+      this.pointer.append(element("circle", { class: `dot c${run.colour}`, ...place }));
+    }
     const tip = document.createElement("div");
     tip.className = "tip";
     tip.append(`${exact(nearest[0])} ${this.chart.x_labels[this.key]}`);
     near.sort((a, b) => a.point[1] - b.point[1]);
     for (const { run, point } of near.slice(0, 10)) {
-      const row = document.createElement("div"), badge = document.createElement("span"), value = document.createElement("b");
+      const [row, badge, value] = ["div", "span", "b"].map((name) => document.createElement(name));
       badge.className = `badge c${run.colour}`;
       badge.textContent = run.letter;
       value.textContent = exact(point[1]);
@@ -195,7 +202,8 @@ const press = (button, pressed) => button.setAttribute("aria-pressed", String(pr
 const all = [];
 for (const section of document.querySelectorAll(".panel")) {
   const number = Number(section.dataset.panel), panel = Object.assign(panels[number], { number });
-  const charts = [...section.querySelectorAll("figure")].map((figure) => new Chart(figure, panel.charts[figure.dataset.chart], panel));
+  const figures = [...section.querySelectorAll("figure")];
+  const charts = figures.map((figure) => new Chart(figure, panel.charts[figure.dataset.chart], panel));
   all.push(...charts);
   section.querySelector(".controls").hidden = false;
   section.querySelector(".controls").addEventListener("click", (event) => {
@@ -204,7 +212,7 @@ for (const section of document.querySelectorAll(".panel")) {
     if (button.dataset.run !== undefined) {
       const run = Number(button.dataset.run), show = hidden.delete(run);
       if (!show) hidden.add(run);
-      document.querySelectorAll(`[data-run="${run}"]`).forEach((other) => other.matches("button") && press(other, show));
+      document.querySelectorAll(`button[data-run="${run}"]`).forEach((other) => press(other, show));
       return all.forEach((chart) => chart.draw());
     }
     if (button.dataset.x !== undefined) {
