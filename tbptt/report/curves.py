@@ -19,6 +19,12 @@ def loss_axis(level: Level) -> tuple[str, str]:
     return "ppl", "perplexity" if level is Level.word else "perplexity per subword"
 
 
+def loss_limits(values: list[float]) -> tuple[float, float]:
+    """The limits of the loss axis, which cut off the high losses of the first steps. `values`: one or more."""
+    ordered = sorted(values)
+    return ordered[0] * 0.95, ordered[int(len(ordered) * 0.95)] * 1.05
+
+
 def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title: str) -> bool:
     """Draw training and validation loss against tokens seen, as bits per character or byte, or as perplexity.
 
@@ -33,10 +39,9 @@ def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title
             points = [(m["tokens"], m[key]) for m in metrics if m.get("split", "train") == split and m[key]]
             if points:
                 axes.plot(*zip(*points), label=split, **style)
-        finite = sorted(m[key] for m in metrics if m[key])
+        finite = [m[key] for m in metrics if m[key]]
         if finite:
-            # Cut off the high losses of the first steps.
-            axes.set_ylim(finite[0] * 0.95, finite[int(len(finite) * 0.95)] * 1.05)
+            axes.set_ylim(loss_limits(finite))
         axes.set(xlabel="tokens seen", ylabel=label, title=plain(title))
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.grid(alpha=0.3)

@@ -54,24 +54,42 @@ def draw_positions(curves: Sequence[Curve], level: Level, target: Path, title: s
     return draw(paint, target)
 
 
+def middle(row: dict[str, Any]) -> float:
+    """Where a bucket stands on the axis: the geometric middle of its numbers of tokens read."""
+    return math.sqrt((row["first"] + 1) * (row["last"] + 1))
+
+
+def band(row: dict[str, Any], key: str) -> tuple[float, float]:
+    """One standard error below and above the loss of a bucket, in the unit `key`."""
+    error = row["standard_error"]
+    if key == "ppl":
+        return row[key] * math.exp(-error), row[key] * math.exp(error)
+    return row[key] - error / math.log(2), row[key] + error / math.log(2)
+
+
+def fitted_limits(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, float] | None:
+    """The limits of the loss axis, which fit the positions from SHOWN_FROM on; None if no loss there is finite."""
+    shown = [row[key] for row in rows if row["first"] >= SHOWN_FROM and math.isfinite(row[key])]
+    if not shown:
+        return None
+    low, high = min(shown), max(shown)
+    if key == "ppl":
+        factor = (high / low) ** 0.08 if high > low else 1.1
+        return low / factor, high * factor
+    margin = 0.08 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
 def _draw_curve(axes: Axes, curve: Curve, key: str) -> Any:
     """Draw a curve with its band, and return its colour."""
-    x = [math.sqrt((row["first"] + 1) * (row["last"] + 1)) for row in curve.rows]
+    x = [middle(row) for row in curve.rows]
     (line,) = axes.plot(x, [row[key] for row in curve.rows], marker="o", ms=3, lw=1.2, label=plain(curve.name) or None)
-    measured = [(middle, *_band(row, key)) for middle, row in zip(x, curve.rows) if row["standard_error"] is not None]
+    measured = [(at, *band(row, key)) for at, row in zip(x, curve.rows) if row["standard_error"] is not None]
     if measured:
         middles, lows, highs = zip(*measured)
         label = None if curve.name else f"standard error over {curve.rows[0]['pieces']:,} pieces"
         axes.fill_between(middles, lows, highs, color=line.get_color(), alpha=0.2, lw=0, label=label)
     return line.get_color()
-
-
-def _band(row: dict[str, Any], key: str) -> tuple[float, float]:
-    """One standard error below and above, in the unit of the axis."""
-    error = row["standard_error"]
-    if key == "ppl":
-        return row[key] * math.exp(-error), row[key] * math.exp(error)
-    return row[key] - error / math.log(2), row[key] + error / math.log(2)
 
 
 def _mark_training_lengths(axes: Axes, lengths: list[int], colours: list[Any]) -> None:
@@ -100,19 +118,15 @@ def _fit_losses(axes: Axes, curves: Sequence[Curve], key: str) -> None:
     """Limits and scale of the loss axis."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    shown = [row[key] for curve in curves for row in curve.rows if row["first"] >= SHOWN_FROM]
-    shown = [value for value in shown if math.isfinite(value)]
     if key == "ppl":
         axes.set_yscale("log")
-    if not shown:
+    limits = fitted_limits([row for curve in curves for row in curve.rows], key)
+    if limits is None:
         return
-    low, high = min(shown), max(shown)
+    low, high = limits
+    axes.set_ylim(low, high)
     if key != "ppl":
-        margin = 0.08 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
         return
-    margin = (high / low) ** 0.08 if high > low else 1.1
-    axes.set_ylim(low / margin, high * margin)
     axes.yaxis.set_major_locator(MaxNLocator(10) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.yaxis.set_minor_locator(NullLocator())

@@ -30,7 +30,7 @@ def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
     if not members:
         print(f"No table and no figure in {target}: no member of the sweep was started")
         return
-    varied = _varied([member.settings for _, member in members])
+    varied = varied_settings([member.settings for _, member in members])
     rows: list[dict[str, Any]] = [
         member.row(folder) | {key: member.settings.get(key) for key in varied} for folder, member in members
     ]
@@ -60,7 +60,7 @@ def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
     report_positions(list(zip(folders, rows)), varied, target)
 
 
-def _varied(jobs: list[dict[str, Any]]) -> list[str]:
+def varied_settings(jobs: list[dict[str, Any]]) -> list[str]:
     """The settings that differ between jobs, in command-line order."""
     keys = list(dict.fromkeys(key for job in jobs for key in job))
     return [key for key in keys if len({str(job.get(key)) for job in jobs}) > 1]
