@@ -90,6 +90,10 @@ class Vocabulary:
             raise ValueError(f"its start {start!r} is not one of its symbols")
         return cls(level, symbols, start)
 
+    def to_bytes(self, ids: np.ndarray) -> bytes:
+        """At level byte: the text of ids (n,), in which a document's start is nothing."""
+        return ids[ids < 256].astype(np.uint8).tobytes()
+
     def lookup(self, symbols: list[str]) -> np.ndarray:
         """The id of each symbol of a text, -1 if unknown: (len(symbols),) int64."""
         ids = np.array([self.ids.get(symbol, -1) for symbol in symbols], dtype=np.int64)

@@ -73,8 +73,7 @@ def score_split(
             rows = [asdict(each) | loss_units(each.loss, level) for each in scored.by_position]
             write_positions(rows, level, tgt_len, run_dir)
     if level is Level.byte:
-        text = stream[: scored.tokens + 1]
-        compressors = compressed_bits_per_byte(text[text < 256].astype("u1").tobytes())  # without starts of documents
+        compressors = compressed_bits_per_byte(corpus.vocabulary.to_bytes(stream[: scored.tokens + 1]))
         baselines = ", ".join(f"{name} {bits:.3f}" for name, bits in compressors.items())
         log.info("%.3f bits per byte (compressors on the same text: %s)", results["bpc"], baselines)
         results["compressors"] = compressors

@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 
 from tbptt.cli.config import as_dict, from_dict, register
+from tbptt.data.documents.config import schema_of
 from tbptt.tasks import check
 from tests.data.small_corpora import GOLDEN_FAIRSEQ, write_corpus
 from tests.helpers import CONF, composed
@@ -31,12 +32,15 @@ def test_every_choice_works(tmp_path, choice):
     config = composed(choice)
     if config.data.name == "fairseq":
         config = composed(choice, f"data.path={GOLDEN_FAIRSEQ}/bin")
-    elif config.data.name == "text":
+    elif config.data.name in ("text", "documents"):
         config = composed(choice, f"data.path={tmp_path}")
+    elif config.data.name == "hub":
+        config = composed(choice, "data.repo=OWNER/NAME")
     check(config)
     with torch.device("meta"):
         model = config.model.build(300_000)
     assert from_dict(type(config.model), as_dict(config.model)) == config.model
+    assert from_dict(schema_of(config.data.name), as_dict(config.data)) == config.data
     config.generate.check()
     config.optimizer.build(model)
     assert config.scheduler.build(1.0, 100).lr(50) > 0

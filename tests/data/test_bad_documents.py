@@ -9,9 +9,9 @@ import pyarrow.parquet as parquet
 import pytest
 from hydra.errors import ConfigCompositionException
 
-from tbptt.data import sources
 from tbptt.data.acquire import check_corpus
 from tbptt.data.config import DataConfig, Level
+from tbptt.data.documents import pieces
 from tbptt.data.documents.config import DocumentsConfig, HubConfig
 from tbptt.data.prepare import open_corpus
 from tbptt.errors import UserError
@@ -53,7 +53,7 @@ def sentence(folder: Path, level: Level = Level.byte, **settings) -> str:
 )
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz"])
 def test_a_line_that_is_no_document(tmp_path, monkeypatch, ending, line, said):
-    monkeypatch.setattr(sources, "CHUNK", 20)
+    monkeypatch.setattr(pieces, "CHUNK", 20)
     path = tmp_path / f"files/train.{ending}"
     path.parent.mkdir()
     content = GOOD + b"\n" + GOOD + line + b"\n" + GOOD
@@ -65,7 +65,7 @@ def test_a_line_that_is_no_document(tmp_path, monkeypatch, ending, line, said):
 @pytest.mark.parametrize("ending", ["jsonl.gz", "jsonl.zst"])
 @pytest.mark.parametrize("damage", ["cut", "other", "empty", "tail"])
 def test_a_packed_file_that_is_damaged(tmp_path, monkeypatch, ending, damage):
-    monkeypatch.setattr(sources, "CHUNK", 20)
+    monkeypatch.setattr(pieces, "CHUNK", 20)
     path = tmp_path / f"files/train.{ending}"
     write_documents(path, [f"{i} {i * 7919}" for i in range(500)])
     content = path.read_bytes()
@@ -75,7 +75,7 @@ def test_a_packed_file_that_is_damaged(tmp_path, monkeypatch, ending, damage):
 
 
 def test_a_preparation_by_several_processes_says_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "CHUNK", 20)
+    monkeypatch.setattr(pieces, "CHUNK", 20)
     write_splits(tmp_path / "files", ["a", "b"], "jsonl")
     with open(tmp_path / "files/test.jsonl", "ab") as file:
         file.write(b"{}\n" + GOOD * 20)

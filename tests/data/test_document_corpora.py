@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from tbptt.data import sources
 from tbptt.data.config import DataConfig, Level
 from tbptt.data.corpora import SPLITS, corpus_named
+from tbptt.data.documents import pieces
 from tbptt.data.documents.encoding import Part
 from tbptt.data.documents.texts import article_starts
 from tbptt.data.language import corpus_language, load_language, save_language
@@ -37,7 +37,7 @@ ARTICLES = [
 @pytest.mark.parametrize("level", list(Level))
 @pytest.mark.parametrize("size", [1, 100, 1 << 24])
 def test_articles_of_wikitext_are_documents(tmp_path, monkeypatch, level, size):
-    monkeypatch.setattr(sources, "CHUNK", size)
+    monkeypatch.setattr(pieces, "CHUNK", size)
     text = "".join(ARTICLES)
     folder = write_corpus(tmp_path / "files", text, text, ARTICLES[1], "wiki.{}.tokens")
     settings = {"name": "wikitext2", "cache": str(tmp_path / "cache"), "bpe_size": 300}
@@ -110,12 +110,11 @@ def test_prepared_documents_are_used_as_data_path_with_the_same_settings(tmp_pat
 
 SCRIPT = """
 import sys, time
-from tbptt.data import sources
 from tbptt.data.config import Level
-from tbptt.data.documents import encoding
+from tbptt.data.documents import encoding, pieces
 from tbptt.data.documents.config import DocumentsConfig
 from tbptt.data.prepare import open_corpus
-sources.CHUNK, whole = 1, encoding.document_symbols
+pieces.CHUNK, whole = 1, encoding.document_symbols
 encoding.document_symbols = lambda *settings: time.sleep(0.05) or whole(*settings)
 open_corpus(DocumentsConfig("documents", path=sys.argv[1], cache=sys.argv[2], workers=2, level=Level.word))
 """
@@ -131,7 +130,7 @@ def test_a_killed_preparation_goes_on_from_its_parts(tmp_path, monkeypatch):
     process.communicate()
     assert process.returncode == -signal.SIGKILL and 5 <= len(made) < 120
     again = []
-    monkeypatch.setattr(sources, "CHUNK", 1)
+    monkeypatch.setattr(pieces, "CHUNK", 1)
     monkeypatch.setattr(Part, "write", lambda part, *rest, whole=Part.write: again.append(part) or whole(part, *rest))
     corpus = open_corpus(documents_config(folder, Level.word))
     assert len(again) <= 120 - len(made) and not {part.description for part in again} & set(made)
@@ -154,6 +153,8 @@ def test_a_text_of_ones_own_is_one_document(tmp_path, level):
     assert language.vocabulary.start not in language.read(text, "here")
     decode = decoder(corpus_language(corpus), "", np.zeros(0, np.int64))
     assert "".join([*map(decode.add, corpus.splits["test"].tolist()), decode.end()]).strip() == text + "b"
+    if level is Level.byte:
+        assert corpus.vocabulary.to_bytes(corpus.splits["test"]) == f"{text}b".encode()
 
 
 def words_tokenizer(*special: str) -> Tokenizer:

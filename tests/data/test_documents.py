@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tbptt.data import sources
 from tbptt.data.config import Level
 from tbptt.data.corpora import SPLITS
 from tbptt.data.documents import pieces
@@ -61,13 +60,13 @@ def test_chunks_of_any_size_change_no_token(tmp_path, monkeypatch, level, ending
     folder = write_splits(tmp_path / "files", LONG[:15], ending)
     whole = files_of(prepared(folder, level))
     for size in (1, 150):
-        monkeypatch.setattr(sources, "CHUNK", size)
+        monkeypatch.setattr(pieces, "CHUNK", size)
         assert files_of(prepared(folder, level, cache=str(tmp_path / f"cache of {size}"))) == whole
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.zst", "parquet"])
 def test_any_number_of_processes_gives_the_same_files(tmp_path, monkeypatch, ending):
-    monkeypatch.setattr(sources, "CHUNK", 100)
+    monkeypatch.setattr(pieces, "CHUNK", 100)
     folder, level = write_splits(tmp_path / "files", LONG[:15], ending), Level.bpe if ending == "jsonl" else Level.word
     one, two = (files_of(prepared(folder, level, workers=n, cache=str(tmp_path / str(n)))) for n in (1, 2))
     assert one == two
@@ -113,7 +112,7 @@ def test_held_out_documents_are_not_of_train_however_it_is_cut(tmp_path, monkeyp
     vocabulary = {"min_count": 1, "max_vocab": 150} if level is Level.word else {}
     whole = prepared(tmp_path / "files", level, held_out=0.05, **vocabulary)
     assert [len(whole.documents[split]) for split in SPLITS] == [180, 10, 10]
-    monkeypatch.setattr(sources, "CHUNK", 200)
+    monkeypatch.setattr(pieces, "CHUNK", 200)
     cut = prepared(tmp_path / "files", level, held_out=0.05, cache=str(tmp_path / "cut"), **vocabulary)
     assert files_of(cut) == files_of(whole)
     if level is not Level.word:

@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from tbptt.data import sources
+from tbptt.data.documents import pieces
 from tbptt.data.documents.pieces import Pieces, no_text, whole_documents
 from tbptt.data.reading import MARK, readable
 from tbptt.data.sources import Source
@@ -86,7 +86,7 @@ def json_chunks(path: Path, key: str, number: int) -> Iterator[JsonLines]:
 def _next_lines(file: IO[bytes], path: Path, line: int) -> bytes:
     """The next whole lines, about CHUNK bytes; empty at the end of the file."""
     try:
-        content = file.read(sources.CHUNK)
+        content = file.read(pieces.CHUNK)
         return content if content.endswith(b"\n") else content + file.readline()
     except OSError as error:
         if error.errno is not None:

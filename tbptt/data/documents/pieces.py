@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from tbptt.errors import UserError
 
 PIECE = 1 << 20  # bytes
+CHUNK = 8 << 20  # bytes that a process reads at a time; results do not depend on it, memory does
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from tbptt.data import sources
+from tbptt.data.documents import pieces
 from tbptt.data.documents.pieces import Pieces, check_utf8, no_text, whole_documents
 from tbptt.data.reading import readable
 from tbptt.errors import UserError
@@ -54,13 +54,13 @@ def row_chunks(path: Path, key: str, number: int) -> Iterator[Rows]:
         row = group = 0
         while group < len(sizes):
             last = group + 1
-            while last < len(sizes) and sum(sizes[group : last + 1]) <= sources.CHUNK:
+            while last < len(sizes) and sum(sizes[group : last + 1]) <= pieces.CHUNK:
                 last += 1
             size, count = sum(sizes[group:last]), sum(counts[group:last])
-            if size <= 2 * sources.CHUNK:
+            if size <= 2 * pieces.CHUNK:
                 yield Rows(path, key, tuple(range(group, last)), row, number + row, number + row + count, size)
             else:
-                yield from _batches(file, path, key, group, row, number, size // sources.CHUNK)
+                yield from _batches(file, path, key, group, row, number, size // pieces.CHUNK)
             row, group = row + count, last
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tbptt.data import reading, sources
+from tbptt.data import reading
 from tbptt.data.documents import pieces as documents
 from tbptt.data.documents.pieces import Pieces, whole_documents
 from tbptt.data.reading import readable
@@ -49,7 +49,7 @@ def text_chunks(paths: Sequence[Path], raw: bool, number: int) -> Iterator[TextF
         for source in file_pieces(path):
             parts.append((i, source))
             size += source.size()
-            if size >= sources.CHUNK:
+            if size >= documents.CHUNK:
                 yield TextFiles(tuple(parts), raw, i + 1, size)
                 parts, size = [], 0
     if parts:
@@ -102,7 +102,7 @@ def article_chunks(path: Path, raw: bool, number: int) -> Iterator[Articles]:
     """The chunks of a file, whose first article has this number: they end where articles begin."""
     start, end = 0, path.stat().st_size
     while start < end:
-        size = sources.CHUNK
+        size = documents.CHUNK
         while not (starts := article_starts(Source(path, start, start + size).read())) and start + size < end:
             size *= 2
         is_last = start + size >= end
