@@ -24,7 +24,10 @@ from tbptt.training.checkpoints import Checkpoints
 from tbptt.training.optimizers import AdamConfig
 
 log = logging.getLogger(__name__)
-RECIPES = {TransformerXLConfig.name: "txl_16l", StackConfig.name: "gdn_tiny"}  # of these models, all settings replaced
+CHOICES = "conf"  # the folder, in a run directory, that makes model=imported a choice
+CHOICE = "imported"
+# What model=imported begins with, before the model's own settings: a recipe, or a schema.
+BASES = {TransformerXLConfig.name: "/model/txl_16l", StackConfig.name: "/schema/model/stack"}
 
 
 def check(config: Config) -> None:
@@ -69,6 +72,9 @@ def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
     if imported.tokenizer is not None:
         with replacing(run_dir / subwords.FILE, "hydra.run.dir") as new:
             new.write_text(imported.tokenizer.to_str(pretty=True), encoding="utf-8")
+    (run_dir / CHOICES / "model").mkdir(parents=True, exist_ok=True)
+    with replacing(run_dir / CHOICES / "model" / f"{CHOICE}.yaml", "hydra.run.dir") as new:
+        new.write_text(_choice(imported.config, config.path), encoding="utf-8")
     model = OmegaConf.to_container(OmegaConf.structured(imported.config), enum_to_str=True)
     data = {
         "name": f"import.format={config.format.name}",
@@ -103,28 +109,17 @@ def report(imported: Imported, run_dir: Path) -> None:
             "No vocabulary was found: only its size will be compared with that of a corpus; set import.vocabulary=FILE"
         )
     log.info("Evaluate it: python run.py task=eval checkpoint=%s data=...", run_dir)
-    log.info("Continue its training: python run.py checkpoint=%s data=... %s", run_dir, " ".join(_overrides(imported)))
+    words = [f"--config-dir {run_dir / CHOICES} model={CHOICE} checkpoint={run_dir} data=...", *imported.optimizer]
+    words += ["optimizer.from_checkpoint=true"] if imported.adam else []
+    log.info("Continue its training: python run.py %s", " ".join(words))
 
 
-def _overrides(imported: Imported) -> list[str]:
-    """The overrides that set the configuration of model and optimizer to that of the imported ones."""
-    config = imported.config
+def _choice(config: StackConfig | TransformerXLConfig, source: str | None) -> str:
+    """The file that makes the imported model a choice of model=."""
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
     used = {each.NAME for each in config.mixers()} if isinstance(config, StackConfig) else set[str]()
-    words = []
-    for key, value in plain.items():
-        if not isinstance(value, dict):
-            words.append(f"model.{key!s}={_word(value)}")
-        elif key in used:
-            words += [f"model.{key}.{each}={_word(one)}" for each, one in value.items()]
-    optimizer = [*imported.optimizer, *(["optimizer.from_checkpoint=true"] if imported.adam else [])]
-    words.remove(f"model.name={config.name}")
-    return [f"model={RECIPES[config.name]}", *words, *optimizer]
-
-
-def _word(value: Any) -> str:
-    """A value as the command line has it."""
-    if isinstance(value, list):
-        return f"[{','.join(_word(each) for each in value)}]"
-    return {"None": "null", "True": "true", "False": "false"}.get(word := str(value), word)
+    model = {key: value for key, value in plain.items() if key in used or not isinstance(value, dict)}
+    del model["name"]
+    head = f"# @package _global_\n# The model of {source!r}: with --config-dir, model={CHOICE}.\n"
+    return head + OmegaConf.to_yaml({"defaults": [BASES[config.name], "_self_"], "model": model})

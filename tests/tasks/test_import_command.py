@@ -156,8 +156,8 @@ def test_what_train_py_leaves_behind_trains_on(home, imported):
     ]
     said = run(home, *words, *own, "trainer.max_steps=32", "hydra.run.dir=adamw")
     assert "at step 30" in said
-    said = run(home, "checkpoint=trained", *own, "experiment=debug", "optimizer=sgd", "optimizer.from_checkpoint=true",
-               *(word for word in words if word.startswith("model")), "hydra.run.dir=sgd", code=1)  # fmt: skip
+    own += ["experiment=debug", "optimizer=sgd", "optimizer.from_checkpoint=true", "hydra.run.dir=sgd"]
+    said = run(home, *words[: words.index("model=imported") + 1], "checkpoint=trained", *own, code=1)
     assert "needs the state of sgd, but" in said and "has that of adam" in said
 
 

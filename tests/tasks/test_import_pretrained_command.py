@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.data.small_corpora import write_corpus
 from tests.interop.pretrained import copied, tiny_tokenizer, weights_of
@@ -43,7 +44,8 @@ def test_it_scores_a_text_with_its_tokenizer(home, printed):
 
 def test_the_printed_command_trains_it_on_and_it_goes_out_again(home, printed):
     (line,) = re.findall(r"Continue its training: python run\.py (.*)", printed)
-    assert "model.norm_after=[attention]" in line and "model.attention.window=null" in line
+    model = OmegaConf.load(home / "came/conf/model/imported.yaml").model
+    assert model.norm_after == ["attention"] and model.attention.window is None and "mamba2" not in model
     words = [word for word in line.split() if word != "data=..."]
     own = ["data=text", "data.path=text", "data.level=bpe", "data.vocabulary=came/tokenizer.json", "data.batch_size=2"]
     own += ["trainer.max_steps=2", "trainer.log_every=1", "eval=default", "hydra.run.dir=on"]
