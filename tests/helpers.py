@@ -18,10 +18,10 @@ ENCODINGS = "ascii", "cp437", "idna", "latin_1", "utf_8_sig", "utf_32_le"
 IMPORTED_LATE = "tokenizers", *(f"encodings.{name}" for name in ENCODINGS)
 
 
-def composed(*overrides: str) -> Config:
+def composed(*overrides: str, conf: Path = CONF) -> Config:
     """The configuration a command line stands for."""
     register()
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(conf), version_base=None):
         return typed(compose("config", list(overrides)))
 
 

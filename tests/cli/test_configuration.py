@@ -1,5 +1,8 @@
 """Every file under conf/ composes, passes its own checks and builds a model; `from_dict` undoes `as_dict`."""
 
+import math
+import shutil
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -7,9 +10,12 @@ from hydra.types import RunMode
 
 from tbptt.cli.config import as_dict, from_dict, register
 from tbptt.data.documents.config import schema_of
+from tbptt.data.lanes import Lanes
 from tbptt.tasks import check
+from tbptt.training.trainer import Trainer
 from tests.data.small_corpora import GOLDEN_FAIRSEQ, write_corpus
 from tests.helpers import CONF, composed
+from tests.models.tiny import random_stream
 
 GROUPS = (
     "data",
@@ -44,6 +50,34 @@ def test_every_choice_works(tmp_path, choice):
     config.generate.check()
     config.optimizer.build(model)
     assert config.scheduler.build(1.0, 100).lr(50) > 0
+
+
+@pytest.mark.parametrize("name", ["debug", *sorted(path.stem for path in (CONF / "experiment").glob("stdlib_*.yaml"))])
+def test_small_experiments_train(name):
+    config = composed(f"experiment={name}", "trainer.max_steps=2", "trainer.device=cpu", "data.batch_size=2")
+    model, lanes = config.model.build(256), Lanes.cut(random_stream(300), 2, config.model.tgt_len)
+    schedule = config.scheduler.build(config.optimizer.lr, 2)
+    trainer = Trainer(model, lanes, config.optimizer.build(model.parameters()), schedule, config.trainer)
+    first, second = (trainer.update().loss for _ in range(2))
+    assert first != second and abs(first - math.log(256)) < 1
+
+
+@pytest.mark.parametrize("experiment, model", [("wt103_base", "txl_16l"), ("enwik8_24l", "txl_enwik8_24l")])
+def test_an_experiment_is_its_models_recipe(experiment, model):
+    assert composed(f"experiment={experiment}") == composed(f"model={model}")
+
+
+def test_own_defaults_are_optional_and_come_before_experiments(tmp_path):
+    conf = shutil.copytree(CONF, tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
+    before = composed(conf=conf)
+    (conf / "local").mkdir()
+    own = "defaults:\n  - override /logger: tensorboard\ndata:\n  cache: /scratch\ntrainer:\n  max_steps: 7\nseed: 5\n"
+    (conf / "local/default.yaml").write_text(own)
+    own = composed(conf=conf)
+    assert (before.data.cache, before.seed, before.logger.tensorboard) != ("/scratch", 5, True)
+    assert (own.data.cache, own.seed, own.logger.tensorboard, own.trainer.max_steps) == ("/scratch", 5, True, 7)
+    assert composed("experiment=debug", "seed=6", conf=conf).trainer.max_steps == 20
+    assert composed("experiment=debug", "seed=6", conf=conf).seed == 6
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "hydra/launcher").glob("*.yaml")), ids=lambda path: path.stem)
