@@ -100,7 +100,7 @@ def test_the_values_under_the_pointer_are_shown(tab, file):
     left, top, width = tab.value(f"(box => [box.x, box.y, box.width])({plot}.getBoundingClientRect())")
     tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=left + width - 30, y=top + 100)
     tip = tab.value("document.querySelector('.tip').innerText")
-    assert f"{series['x']['tokens'][-1]} words seen" in tip and f"{series['y'][-1]:.5g}" in tip
+    assert f"words seen: {series['x']['tokens'][-1]}" in tip and f"{series['y'][-1]:.5g}" in tip
 
 
 def test_texts_of_a_run_are_no_elements(tab, file):

@@ -28,8 +28,8 @@ def shown_setting(value: Any) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """A name that a narrow column may break after a dot or an underscore."""
-    return Markup(re.sub(r"([._=])", r"\1<wbr>", str(escape(text))))
+    """Text with names of settings, which a narrow column may break after a dot, an underscore or a sign."""
+    return Markup(re.sub(r"([._=])(?=[A-Za-z])", r"\1<wbr>", str(escape(text))))
 
 
 def whole(number: float) -> str:

@@ -182,14 +182,14 @@ class Chart {
     }
     const tip = document.createElement("div");
     tip.className = "tip";
-    tip.append(`${exact(nearest[0])} ${this.chart.x_labels[this.key]}`);
+    tip.append(`${this.chart.x_labels[this.key]}: ${exact(nearest[0])}`);
     near.sort((a, b) => a.point[1] - b.point[1]);
     for (const { run, point } of near.slice(0, 10)) {
       const [row, badge, value] = ["div", "span", "b"].map((name) => document.createElement(name));
       badge.className = `badge c${run.colour}`;
       badge.textContent = run.letter;
       value.textContent = exact(point[1]);
-      row.append(badge, value);
+      row.append(badge, ` ${run.name} `, value);
       tip.append(row);
     }
     this.plot.append(tip);
