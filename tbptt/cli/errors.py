@@ -34,6 +34,9 @@ from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.failure_monitor import RankFailure
 from tbptt.output import outlive_readers
 
+PYTHON = {"True": "true", "False": "false", "None": "null"}  # and what a person types
+AS_TYPED = re.compile(rf"(?<=\w=)(?:{'|'.join(PYTHON)})\b")
+
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
@@ -145,10 +148,11 @@ def sentence(error: BaseException) -> str:
         return _wrong_type(error)
     if isinstance(error, OverrideParseException):
         return f"'{error.override}' is not of the form key=value or group=choice: {str(error).splitlines()[0]}"
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        choices = [option for option in error.options if not option.startswith("schema")]
-        return f"{group}={choice} does not exist: {group} may be {', '.join(choices)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        choices = [option for option in error.options or () if not option.startswith("schema")]  # of a list: unknown
+        allowed = f"{group} may be {', '.join(choices)}" if choices else "python run.py --help lists the choices"
+        return f"{group}={choice} does not exist: {allowed}"
     if misfit := re.search(r"In '(.*)/(.*)': .*Key '(.*)' not in '(\w+)'\s+full_key: (\S*)", str(error), re.DOTALL):
         group, choice, _, _, key = misfit.groups()
         parent = key.rpartition(".")[0].replace(".", "/")
@@ -160,7 +164,7 @@ def sentence(error: BaseException) -> str:
         key, values = several.groups()
         other = f"quote it, as in {quoted(key, values)}" if key in text_keys() else f"give a list, {key}=[{values}]"
         return f"{key}={values} has several values: add -m to run each of them, or {other}"
-    return " ".join(str(error).split())
+    return AS_TYPED.sub(lambda value: PYTHON[value[0]], " ".join(str(error).split()))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

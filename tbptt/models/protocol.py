@@ -49,7 +49,7 @@ class ModelConfig:
         """Raise UserError for context settings (eval.mem_len, ...) that this model cannot be evaluated with."""
         if settings:
             unused = ", ".join(f"eval.{key}={value}" for key, value in settings.items())
-            raise UserError(f"{unused} does not apply to model={self.name}, whose state has a fixed size")
+            raise UserError(f"{unused} does not apply to a model of the kind {self.name}, whose state has a fixed size")
 
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         """Raise UserError if this model cannot run in this precision on this device."""

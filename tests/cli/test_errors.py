@@ -38,6 +38,8 @@ def answer(*overrides: str) -> str:
     [
         ("model.n_layrs=3", ["model.n_layrs", "did you mean model.n_layer?"]),
         ("modle.n_layer=3", ["modle", "did you mean model?"]),
+        ("logger=[wandb,tensorbord]", ["logger=tensorbord does not exist", "--help"]),
+        ("model=lstm eval.same_length=True", ["eval.same_length=true does not apply to a model of the kind lstm"]),
         ("+model.depth=3", ["model.depth", "n_layer"]),
         ("+depth=3", ["depth", "model"]),
         ("model=lstm model.n_head=3", ["model.n_head", "n_layer"]),
