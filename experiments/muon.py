@@ -61,7 +61,11 @@ def compare(runs: Path, model: str, optimizer: str, options: argparse.Namespace)
     chosen = [f"model={model}", f"optimizer={optimizer}"]
     search = runs / f"search-{model}-{optimizer}"
     space = [f"{key}={value}" for key, value in SPACES[optimizer].items()]
-    trials = ["hydra/sweeper=optuna", f"hydra.sweeper.n_trials={options.trials}", "hydra.sweeper.sampler.seed=1"]
+    trials = [
+        "hydra/sweeper=optuna",
+        f"hydra.sweeper.n_trials={options.trials}",
+        "hydra.sweeper.sampler.n_startup_trials=4",
+    ]
     run(search, *chosen, *trials, *space, "seed=100", *length(options.search_steps))
     best = found(search)["best_params"]
     rates = [f"{key}={value}" for key, value in best.items()]
