@@ -25,7 +25,7 @@ class ExportFormat(Enum):
 @dataclass(eq=False)  # so that an instance may be the default of a field
 class ImportConfig:
     format: ImportFormat | None = None  # the system that wrote the checkpoint
-    path: str | None = None  # the checkpoint file; with hf, the directory that save_pretrained wrote
+    path: str | None = None  # the checkpoint file; with hf, the folder with config.json and weights
     config: str | None = None  # original: log.txt of train.py, or JSON of the constructor arguments, if not with it
     vocabulary: str | None = (
         None  # dict.txt, vocab.txt, vocab.pkl, vocab.bin, cache.pt, vocabulary.json or tokenizer.json

@@ -156,7 +156,7 @@ def test_what_train_py_leaves_behind_trains_on(home, imported):
     ]
     said = run(home, *words, *own, "trainer.max_steps=32", "hydra.run.dir=adamw")
     assert "at step 30" in said
-    own += ["experiment=debug", "optimizer=sgd", "optimizer.from_checkpoint=true", "hydra.run.dir=sgd"]
+    own += ["optimizer=sgd", "optimizer.from_checkpoint=true", "hydra.run.dir=sgd"]
     said = run(home, *words[: words.index("model=imported") + 1], "checkpoint=trained", *own, code=1)
     assert "needs the state of sgd, but" in said and "has that of adam" in said
 

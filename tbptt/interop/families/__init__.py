@@ -16,7 +16,7 @@ from tbptt.interop.families import (
 )
 from tbptt.interop.families.family import Family, Settings, Source
 
-# By model_type. The last two are of flash-linear-attention, the others of Hugging Face's transformers.
+# By model_type: those of Hugging Face's transformers, and the last two of flash-linear-attention.
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_type: module.FAMILY
     for module in (mamba2, xlstm, olmo_hybrid, qwen3_next, qwen3_5, recurrent_gemma, gated_deltanet, gla)
