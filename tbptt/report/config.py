@@ -30,10 +30,14 @@ class LoggerConfig:
     mode: WandbMode | None = None
 
     def check(self) -> None:
-        """UserError for invalid settings, or for a logger whose package is not installed."""
-        given = os.environ.get("WANDB_MODE", "online")
-        if self.wandb and given not in WANDB_MODES:
-            raise UserError(f"the variable WANDB_MODE={given} must be one of {', '.join(WANDB_MODES)}")
+        """UserError for invalid settings, or for a logger whose package or account is missing."""
+        if self.wandb:
+            from tbptt.report.wandb_run import check_account
+
+            given = os.environ.get("WANDB_MODE", "online")
+            if given not in WANDB_MODES:
+                raise UserError(f"the variable WANDB_MODE={given} must be one of {', '.join(WANDB_MODES)}")
+            check_account(self)
         default = LoggerConfig()
         for key in () if self.wandb else ("project", "entity", "mode"):
             if getattr(self, key) != getattr(default, key):

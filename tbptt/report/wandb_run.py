@@ -20,16 +20,22 @@ INIT_TIMEOUT = 30  # seconds to wait for the server, instead of wandb's 90
 WITH_ACCOUNT = ("online", "run", "shared")  # modes of wandb that send while the run goes on
 
 
+def check_account(config: LoggerConfig) -> None:
+    """UserError if the run is to be sent while it goes on, and wandb knows no account."""
+    import wandb
+
+    mode = config.mode.value if config.mode else wandb.setup().settings.mode
+    if mode in WITH_ACCOUNT and wandb.api.api_key is None:
+        raise UserError("logger=wandb found no API key: run `wandb login` once, or use logger.mode=offline")
+
+
 class WandbRun:
     """Starts or resumes the wandb run of a run directory, whose id is stored in the file wandb_id."""
 
     def __init__(self, config: LoggerConfig, run_dir: Path, run_config: dict[str, Any]):
         import wandb
 
-        # None: WANDB_MODE or wandb's own settings files decide.
-        mode: Any = config.mode and config.mode.value
-        if (mode or wandb.setup().settings.mode) in WITH_ACCOUNT and wandb.api.api_key is None:
-            raise UserError("logger=wandb found no API key: run `wandb login` once, or use logger.mode=offline")
+        mode: Any = config.mode and config.mode.value  # None: WANDB_MODE or wandb's own settings files decide
         arguments: dict[str, Any] = {
             "project": config.project,
             "entity": config.entity,

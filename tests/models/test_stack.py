@@ -116,7 +116,11 @@ def test_impossible_stacks_are_refused(settings, words):
 @pytest.mark.parametrize(
     ("layers", "settings", "words"),
     [
-        (["gla", "lstm"], {"mem_len": 3}, r"eval\.mem_len=3 does not apply to model=stack, .* fixed size"),
+        (
+            ["gla", "lstm"],
+            {"mem_len": 3},
+            r"eval\.mem_len=3 does not apply to a model of the kind stack, .* fixed size",
+        ),
         (["gla", "attention"], {"mem_len": 3, "same_length": True}, r"^eval\.same_length=True .* gla, attention$"),
         (["relative_attention"], {"mem_len": 0, "same_length": True}, r"eval\.mem_len=0 must be 1 or more"),
         (["attention", "relative_attention"], {"clamp_len": 0}, r"eval\.clamp_len=0 must be"),

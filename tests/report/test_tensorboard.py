@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tbptt.errors import UserError
-from tbptt.report.config import LoggerConfig
+from tbptt.report.config import LoggerConfig, WandbMode
 from tbptt.report.logger import named_numbers, open_loggers
 from tbptt.report.metrics import read_metrics
 from tests.commands import SMALL, make_home, run, train
@@ -40,6 +40,7 @@ def test_a_killed_run_that_resumes_shows_every_step_once(tmp_path, resumed):
     assert points(tmp_path) == {"train/loss": [(step, 2.0 if step <= kept else 1.0) for step in STEPS]}
 
 
+@pytest.mark.slow
 def test_a_run_and_its_samples_for_two_loggers_at_once(tmp_path):
     home = make_home(tmp_path)
     train(home, "logger=tensorboard", "hydra.run.dir=run")
@@ -58,6 +59,8 @@ def test_a_run_and_its_samples_for_two_loggers_at_once(tmp_path):
     assert {"curves", "positions"} <= set(read(run_dir).Tags()["images"])
     assert json.loads(text(run_dir, "results"))["train"]["steps"] == 20
     assert len(list((run_dir / "wandb").glob("offline-run-*"))) == 1
+    shown = {path.name.split("_")[0] for path in (run_dir / "wandb").rglob("media/*/*")}
+    assert shown == {"curves", "positions", "results"}
     words = ["checkpoint=run", "prompt=ab*c*", "generate.length=5", "hydra.run.dir=said", "logger=tensorboard"]
     run(home, "task=generate", *words)
     sample = (home / "said/generated/1.txt").read_text()
@@ -73,7 +76,7 @@ def test_a_sweep_shows_its_table_and_figure(tmp_path):
 
 def test_a_missing_package_and_a_setting_without_its_logger_are_refused(monkeypatch):
     monkeypatch.setattr("tbptt.report.config.find_spec", lambda name: None)
-    LoggerConfig(wandb=True).check()
+    LoggerConfig(wandb=True, mode=WandbMode.disabled).check()
     with pytest.raises(UserError, match=r"pip install 'tbptt\[tensorboard\]'"):
         LoggerConfig(tensorboard=True).check()
     with pytest.raises(UserError, match=r"logger\.project is a setting of wandb"):

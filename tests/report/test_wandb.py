@@ -94,7 +94,7 @@ def test_a_mode_that_sends_nothing_needs_no_account(tmp_path, caplog, monkeypatc
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("WANDB_SILENT", "true")
     with pytest.raises(UserError, match="no API key"):
-        open_loggers(LoggerConfig(wandb=True), tmp_path, 0, {})
+        LoggerConfig(wandb=True).check()
     wandb.teardown()
     monkeypatch.setenv("WANDB_MODE", mode)
     LoggerConfig(wandb=True).check()
