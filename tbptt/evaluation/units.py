@@ -2,7 +2,8 @@
 
 The total loss of a subword model is divided by the words of the text, counted as in the WikiText papers: words between
 white space, and one end of line for each line. The first of n words (or bytes), like the first token, is not predicted
-and not counted, so that a vocabulary with one token per word (byte) gives the same perplexity (bits) in both units.
+and not counted, so that a vocabulary with one token per word (byte) gives the same perplexity (bits) in both units. Of
+documents, the first token is a start, and all words are predicted; the loss of the other starts is counted with them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def original_units(loss: float, tokens: int, level: Level, split_counts: Mapping
     if level is not Level.bpe or tokens != split_counts["tokens"] - 1:
         return {}
     total = loss * tokens
-    words, size = max(1, split_counts["words"] - 1), max(1, split_counts["source_bytes"] - 1)
+    unpredicted = 0 if "documents" in split_counts else 1
+    words, size = (max(1, split_counts[key] - unpredicted) for key in ("words", "source_bytes"))
     return {"word_ppl": _exp(total / words), "bits_per_byte": total / math.log(2) / size}
 
 

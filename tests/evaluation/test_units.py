@@ -40,6 +40,13 @@ def test_the_original_words_and_bytes_are_those_of_the_other_levels(tmp_path, mo
     assert subwords.meta["splits"]["train"]["words"] == len(words_of(TEXT))
 
 
+def test_of_documents_all_words_and_bytes_are_predicted():
+    counts = {"tokens": 13, "documents": 3, "words": 10, "source_bytes": 40}
+    units = original_units(2.0, 12, Level.bpe, counts)
+    assert units["word_ppl"] == pytest.approx(math.exp(2.4), rel=1e-12)
+    assert units["bits_per_byte"] == pytest.approx(24 / math.log(2) / 40, rel=1e-12)
+
+
 @given(st.floats(0, 20), st.integers(2, 10**6))
 def test_where_every_word_or_byte_is_a_token_the_numbers_are_those_of_words_or_bytes(loss, tokens):
     counts = {"tokens": tokens, "words": tokens, "source_bytes": tokens}

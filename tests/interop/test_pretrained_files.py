@@ -133,10 +133,12 @@ def test_a_run_directory_holds_the_model_and_reads_text_with_its_tokenizer(tmp_p
     assert_losses_are_recorded(model, name)
     language = load_language(run_dir, data["vocabulary_sha256"], lower=False)
     assert language.read("abc\nz", "here").tolist() == [0, 1, 2, 27, 25]
-    assert language.vocabulary.symbols[ENTRIES:] == [f"<unused {i}>" for i in range(ENTRIES, 50)]
-    # A corpus that is prepared with the run's tokenizer has the run's vocabulary.
-    again = subwords.tokenizer_vocabulary(subwords.read_tokenizer(run_dir / "tokenizer.json", "it"))
-    assert again.sha256 == data["vocabulary_sha256"]
+    start, unused = "<doc>", [f"<unused {i}>" for i in range(ENTRIES + 1, 50)]
+    assert language.vocabulary.symbols[ENTRIES:] == [start, *unused]
+    # A corpus that is prepared with the run's tokenizer has the run's vocabulary, also one of documents.
+    tokenizer = subwords.read_tokenizer(run_dir / "tokenizer.json", "it")
+    assert subwords.with_start(tokenizer) == start
+    assert subwords.tokenizer_vocabulary(tokenizer).sha256 == data["vocabulary_sha256"]
 
 
 def test_a_tokenizer_may_lie_elsewhere_and_must_be_the_models(tmp_path):
