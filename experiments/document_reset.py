@@ -15,16 +15,14 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
 import matplotlib
 import numpy as np
 
-from experiments.length_generalisation import run_task
+from experiments.length_generalisation import on_every_core, run_task, write_table
 from tbptt.data.document_lanes import find_documents
 from tbptt.evaluation.positions import PositionLoss, losses_by_position
 
@@ -134,19 +132,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     runs = arguments.runs.resolve()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = [
-            pool.submit(train_and_read, runs, model, seed, arguments.steps)
-            for seed in arguments.seeds
-            for model in MODELS
-        ]
-        for job in jobs:
-            job.result()
+    jobs = [(runs, model, seed, arguments.steps) for seed in arguments.seeds for model in MODELS]
+    on_every_core(train_and_read, jobs)
     rows = list(read_curves(runs, arguments.seeds))
-    with open(TABLE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, TABLE)
     draw(rows, arguments.seeds, FIGURE)
     print(table(rows, arguments.seeds))
 

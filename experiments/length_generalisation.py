@@ -23,7 +23,7 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -72,6 +72,20 @@ def run_task(folder: Path, words: list[str]) -> None:
         )
     if done.returncode:
         raise SystemExit(f"Error: {' '.join(command)} failed: see {folder}.log")
+
+
+def on_every_core(work: Callable[..., None], jobs: Iterable[tuple]) -> None:
+    """Call `work` with the arguments of every job, as many at a time as there are cores."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for done in [pool.submit(work, *job) for job in jobs]:
+            done.result()
+
+
+def write_table(rows: list[dict], file: Path) -> None:
+    with open(file, "w", newline="", encoding="utf-8") as table:
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def folder_of(runs: Path, model: str, way: str, seed: int) -> Path:
@@ -159,19 +173,10 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=64 * SEGMENT, help="tokens that are read from the empty state")
     arguments = parser.parse_args()
     runs = arguments.runs.resolve()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = [
-            pool.submit(train_and_read, runs, model, seed, arguments.steps, arguments.pieces)
-            for seed in arguments.seeds
-            for model in MODELS
-        ]
-        for job in jobs:
-            job.result()
+    jobs = [(runs, model, seed, arguments.steps, arguments.pieces) for seed in arguments.seeds for model in MODELS]
+    on_every_core(train_and_read, jobs)
     rows = list(read_curves(runs, arguments.seeds))
-    with open(TABLE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(rows, TABLE)
     draw(rows, arguments.seeds, FIGURE)
     print(table(rows, arguments.seeds))
 

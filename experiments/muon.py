@@ -17,7 +17,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import matplotlib
 from omegaconf import OmegaConf
 
+from experiments.length_generalisation import on_every_core
 from tbptt.report.metrics import read_metrics
 
 matplotlib.use("Agg")
@@ -156,10 +156,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()
     runs = options.runs.resolve()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = [pool.submit(compare, runs, model, optimizer, options) for model in MODELS for optimizer in SPACES]
-        for job in jobs:
-            job.result()
+    on_every_core(compare, [(runs, model, optimizer, options) for model in MODELS for optimizer in SPACES])
     collected = list(rows(runs, options))
     LOG.write_text("".join(f"{json.dumps(row)}\n" for row in collected), encoding="utf-8")
     draw(collected, FIGURE)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from tbptt.errors import UserError
 
 WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")  # of the client
+WITH_ACCOUNT = ("online", "run", "shared")  # those that send while the run goes on
 
 
 class WandbMode(Enum):
@@ -32,12 +33,10 @@ class LoggerConfig:
     def check(self) -> None:
         """UserError for invalid settings, or for a logger whose package or account is missing."""
         if self.wandb:
-            from tbptt.report.wandb_run import check_account
-
             given = os.environ.get("WANDB_MODE", "online")
             if given not in WANDB_MODES:
                 raise UserError(f"the variable WANDB_MODE={given} must be one of {', '.join(WANDB_MODES)}")
-            check_account(self)
+            self._check_account()
         default = LoggerConfig()
         for key in () if self.wandb else ("project", "entity", "mode"):
             if getattr(self, key) != getattr(default, key):
@@ -46,3 +45,11 @@ class LoggerConfig:
             raise UserError(
                 "logger=tensorboard needs the package tensorboard: install it with pip install 'tbptt[tensorboard]'"
             )
+
+    def _check_account(self) -> None:
+        """UserError if the run is to be sent while it goes on, and wandb knows no account."""
+        import wandb
+
+        mode = self.mode.value if self.mode else wandb.setup().settings.mode
+        if mode in WITH_ACCOUNT and wandb.api.api_key is None:
+            raise UserError("logger=wandb found no API key: run `wandb login` once, or use logger.mode=offline")

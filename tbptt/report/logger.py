@@ -80,9 +80,3 @@ def show_results(logger: Logger, folder: Path, step: int) -> None:
     for path in filter(Path.is_file, (*(folder / name for name in TABLES), *sorted(folder.glob("generated/*.txt")))):
         name = f"generated/{path.stem}" if path.parent != folder else path.stem
         logger.text(name, path.read_text(encoding="utf-8", errors="replace"), step)
-
-
-def named_numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a line by the names that a logger shows: train/loss, valid/loss, ..."""
-    prefix = record.get("split", "train")
-    return {f"{prefix}/{key}": value for key, value in record.items() if key not in ("step", "split")}

@@ -45,3 +45,9 @@ class MetricsFile:
 
     def close(self) -> None:
         self.file.close()
+
+
+def named_numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a line by the names that a logger shows: train/loss, valid/loss, ..."""
+    prefix = record.get("split", "train")
+    return {f"{prefix}/{key}": value for key, value in record.items() if key not in ("step", "split")}

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from tbptt.report.logger import named_numbers
+from tbptt.report.metrics import named_numbers
 
 FOLDER = "tensorboard"
 

@@ -10,23 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tbptt.errors import UserError
 from tbptt.files import replacing
 from tbptt.report.config import LoggerConfig
-from tbptt.report.logger import named_numbers
+from tbptt.report.metrics import named_numbers
 
 log = logging.getLogger(__name__)
 INIT_TIMEOUT = 30  # seconds to wait for the server, instead of wandb's 90
-WITH_ACCOUNT = ("online", "run", "shared")  # modes of wandb that send while the run goes on
-
-
-def check_account(config: LoggerConfig) -> None:
-    """UserError if the run is to be sent while it goes on, and wandb knows no account."""
-    import wandb
-
-    mode = config.mode.value if config.mode else wandb.setup().settings.mode
-    if mode in WITH_ACCOUNT and wandb.api.api_key is None:
-        raise UserError("logger=wandb found no API key: run `wandb login` once, or use logger.mode=offline")
 
 
 class WandbRun:

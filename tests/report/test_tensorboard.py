@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tbptt.errors import UserError
 from tbptt.report.config import LoggerConfig, WandbMode
-from tbptt.report.logger import named_numbers, open_loggers
-from tbptt.report.metrics import read_metrics
+from tbptt.report.logger import open_loggers
+from tbptt.report.metrics import named_numbers, read_metrics
 from tests.commands import SMALL, make_home, run, train
 
 STEPS = list(range(1, 13))
