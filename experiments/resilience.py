@@ -3,7 +3,8 @@
     python -m experiments.resilience --kills 30
 
 Both runs must end with the same weights and the same losses in metrics.jsonl, bit for bit. The run is short but has
-everything that could go wrong: dropout, memory, several epochs, validations, and a checkpoint every other step.
+everything that could go wrong: dropout, memory, several epochs, shuffled documents that reset the memory, validations,
+and a checkpoint every other step.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tbptt.report.metrics import TIMES
 STEPS, LINES = 40, 6  # of the run for each kill; lines of its log (3 steps each) it may get ahead before one, at most
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = [
-    "data=text", "data.level=byte", "data.batch_size=4", "model.n_layer=2", "model.d_model=32", "model.n_head=2",
+    "data=text", "data.documents=true", "data.order=shuffled", "trainer.reset_state=document",
+    "data.level=byte", "data.batch_size=4", "model.n_layer=2", "model.d_model=32", "model.n_head=2",
     "model.d_head=16", "model.d_inner=64", "model.tgt_len=16", "model.mem_len=24", "model.dropout=0.1",
     "model.dropatt=0.1", "trainer.log_every=3", "trainer.eval_every=20",
     "trainer.save_every=2", "trainer.micro_batch=2", "trainer.device=cpu",
@@ -37,11 +39,12 @@ def command(folder: Path, run_dir: Path, steps: int) -> list[str]:
 
 
 def make_corpus(folder: Path) -> None:
-    """Some thousand bytes of the project's own text, read several times over in a run."""
+    """Some thousand bytes of the project's own text, read several times over in a run: each paragraph a document."""
     text = (ROOT / "tbptt/training/checkpoints.py").read_text(encoding="utf-8")
-    (folder / "text").mkdir(parents=True)
     for split, part in (("train", text[:4200]), ("valid", text[4200:5200]), ("test", text[5200:6200])):
-        (folder / "text" / f"{split}.txt").write_text(part, encoding="utf-8")
+        (folder / "text" / split).mkdir(parents=True)
+        for number, paragraph in enumerate(part.split("\n\n")):
+            (folder / "text" / split / f"{number:03d}.txt").write_text(paragraph, encoding="utf-8")
 
 
 def run_undisturbed(start: list[str], run_dir: Path) -> float:
