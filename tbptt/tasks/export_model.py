@@ -111,8 +111,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint, export: ExportConfig) -> 
     model = config.build(n_token)
     checkpoint.load_weights(model)
     if export.format is ExportFormat.hf:
-        source = checkpoint.info.get("imported", {}).get("model_type")
-        hf.write(model, config, _word_vocabulary(run_dir), folder, source)
+        hf.write(model, config, _word_vocabulary(run_dir), folder, checkpoint.model_type)
     else:
         assert isinstance(model, TransformerXL) and isinstance(
             config, TransformerXLConfig

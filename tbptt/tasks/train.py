@@ -60,6 +60,7 @@ class Run:
     corpus: PreparedCorpus
     checkpoints: Checkpoints
     identity: dict[str, dict[str, Any]]  # settings that must not change during the run
+    model_type: str | None = None  # of the directory that the weights were imported from, if they were
 
     @property
     def level(self) -> Level:
@@ -75,7 +76,8 @@ class Run:
         typed = {key: config["data"][key] for key in ("path", "vocabulary") if config["data"][key] is not None}
         # An absolute path is valid from any directory; on another machine, the path that was typed may be.
         config["data"] |= {key: str(Path(path).expanduser().resolve()) for key, path in typed.items()}
-        return {"identity": self.identity, "config": config, "typed": typed}
+        imported = {"imported": {"model_type": self.model_type}} if self.model_type else {}
+        return {"identity": self.identity, "config": config, "typed": typed} | imported
 
 
 def _train(config: Config, run_dir: Path, world: World) -> None:
@@ -147,6 +149,7 @@ def _build_trainer(run: Run) -> Trainer:
 def _resume(run: Run, newest: Checkpoint, trainer: Trainer) -> LoopState:
     """Load the newest checkpoint of this run into the trainer."""
     newest.load_weights(trainer.model)
+    run.model_type = newest.model_type
     saved = newest.training_state()
     trainer.load_state_dict(saved["trainer"])
     log.info("Continuing from step %s of %s", f"{trainer.step:,}", run.folder)
@@ -162,6 +165,7 @@ def _start(run: Run, trainer: Trainer) -> LoopState:
         start = find_checkpoint(config.checkpoint)
         start.check_vocabulary(run.corpus.identity())
         start.load_weights(trainer.model)
+        run.model_type = start.model_type
         if config.optimizer.from_checkpoint:
             trainer.load_optimizer(start.optimizer_state(config.optimizer.name))
             if trainer.step >= config.trainer.max_steps:

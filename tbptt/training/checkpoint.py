@@ -64,6 +64,11 @@ class Checkpoint:
     def run_dir(self) -> Path:
         return self.folder.parent.parent
 
+    @property
+    def model_type(self) -> str | None:
+        """Of the directory that its weights, or those they began from, were imported from; else None."""
+        return self.info.get("imported", {}).get("model_type")
+
     def identifier(self) -> dict[str, Any]:
         """Identifies this checkpoint: its folder, its step and a digest of its files."""
         return {"folder": str(self.folder), "step": self.info["step"], "sha256": _sha256(self.folder / SUMS)}

@@ -48,3 +48,5 @@ def test_they_lead_from_a_published_folder_to_one_that_was_trained_on(tmp_path):
     weights, sources = weights_of(tmp_path / "mamba2-130m-reports"), weights_of(source)
     assert weights.keys() == sources.keys() and not any(weights[name].equal(sources[name]) for name in weights)
     assert (tmp_path / "mamba2-130m-reports/tokenizer.json").is_file()
+    last = json.loads((tmp_path / "runs/tuned/checkpoints/last/checkpoint.json").read_text())
+    assert last["imported"] == {"model_type": "mamba2"}  # by which it is exported as what it was
