@@ -59,7 +59,7 @@ def test_small_experiments_train(name):
     config = composed(f"experiment={name}", "trainer.max_steps=2", "trainer.device=cpu", "data.batch_size=2")
     model, lanes = config.model.build(256), Lanes.cut(random_stream(300), 2, config.model.tgt_len)
     schedule = config.scheduler.build(config.optimizer.lr, 2)
-    trainer = Trainer(model, lanes, config.optimizer.build(model.parameters()), schedule, config.trainer)
+    trainer = Trainer(model, lanes, config.optimizer.build(model), schedule, config.trainer)
     first, second = (trainer.update().loss for _ in range(2))
     assert first != second and abs(first - math.log(256)) < 1
 

@@ -152,7 +152,7 @@ def test_a_text_of_ones_own_is_one_document(tmp_path, level):
     assert own.documents["test"].tolist() == [0] and own.splits["test"].dtype == corpus.splits["test"].dtype
     assert language.vocabulary.start not in language.read(text, "here")
     decode = decoder(corpus_language(corpus), "", np.zeros(0, np.int64))
-    assert "".join([*map(decode.add, corpus.splits["test"].tolist()), decode.end()]).strip() == text + "b"
+    assert "".join([*map(decode.add, corpus.splits["test"].tolist()), decode.end()]).strip() == f"{text}\n\nb"
     if level is Level.byte:
         assert corpus.vocabulary.to_bytes(corpus.splits["test"]) == f"{text}b".encode()
 

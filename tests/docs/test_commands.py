@@ -13,7 +13,7 @@ from tests.helpers import CONF
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = set(re.findall(r'title="(.*?)"', (ROOT / "docs/extending.md").read_text()))  # files that a reader adds
-OPTIONAL = {"conf/local/default.yaml"}
+OPTIONAL = {"conf/local/default.yaml", "conf/model/imported.yaml"}  # the second is of a run directory
 COMMAND = re.compile(r"^(?:torchrun \S+|(?:srun )?python) run\.py\b(.*)$", re.MULTILINE)
 FOLDERS = "conf|docs|experiments|tbptt|tests"
 

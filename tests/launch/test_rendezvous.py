@@ -76,6 +76,6 @@ def test_a_second_process_of_the_same_rank_is_refused(ranks):
 
 
 def test_a_rank_that_does_not_come_is_named(ranks):
-    refused = outcomes([(rank, SETTINGS) for rank in ranks[:2]], timedelta(seconds=2))
+    refused = outcomes([(rank, SETTINGS) for rank in ranks[:2]], timedelta(seconds=6))
     assert all(isinstance(each, RendezvousError) for each in refused)
     assert any("of which 2 did not come" in str(each) for each in refused)  # whose store is there to be asked

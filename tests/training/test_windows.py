@@ -70,7 +70,7 @@ def one_pass(model, tokens_BL, targets_BL, memories):
     bias, inputs = (model.content_bias_HE, model.position_bias_HE), []
     for layer, memory in zip(model.layers, memories):
         inputs.append(torch.cat([memory, x_BTD], dim=1)[:, -model.mem_len :])
-        x_BTD, _ = layer(x_BTD, memory, positions_KD, *bias, None, mask_TK)
+        x_BTD, _ = layer(x_BTD, memory, positions_KD, *bias, None, None, mask_TK)
     nll_BL = model.softmax(x_BTD.flatten(0, 1), targets_BL.flatten()).view(targets_BL.shape)
     return nll_BL, [memory.detach() for memory in inputs]
 
