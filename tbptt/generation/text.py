@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,7 +49,8 @@ def decoder(language: Language, prompt: str, prompt_tokens: np.ndarray) -> Decod
     if vocabulary.start is None:
         return _text_decoder(language, prompt, prompt_tokens)
     prompt_tokens = prompt_tokens[prompt_tokens != vocabulary.start]
-    return DocumentDecoder(vocabulary.start, _text_decoder(language, prompt, prompt_tokens))
+    of_prompt = _text_decoder(language, prompt, prompt_tokens)
+    return DocumentDecoder(vocabulary.start, of_prompt, partial(_text_decoder, language, "", prompt_tokens[:0]))
 
 
 def _text_decoder(language: Language, prompt: str, prompt_tokens: np.ndarray) -> Decoder:
@@ -62,11 +65,15 @@ def _text_decoder(language: Language, prompt: str, prompt_tokens: np.ndarray) ->
 class DocumentDecoder:
     """The start token of a document ends the text before it, also an incomplete character, with a blank line."""
 
-    def __init__(self, start: int, texts: Decoder):
-        self.start, self.texts = start, texts
+    def __init__(self, start: int, texts: Decoder, of_next: Callable[[], Decoder]):
+        """`texts` decodes the document that has begun, and `of_next` makes the decoder of each further one."""
+        self.start, self.texts, self.of_next = start, texts, of_next
 
     def add(self, token: int) -> str:
-        return f"{self.end()}\n\n" if token == self.start else self.texts.add(token)
+        if token != self.start:
+            return self.texts.add(token)
+        ended, self.texts = self.texts.end(), self.of_next()
+        return f"{ended}\n\n"
 
     def end(self) -> str:
         return self.texts.end()

@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tbptt.data.config import Level
 from tbptt.data.corpora import SPLITS
-from tbptt.data.language import corpus_language
+from tbptt.data.language import Language, corpus_language
 from tbptt.data.prepare import PreparedCorpus, open_corpus
+from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
 from tbptt.generation.text import decoder
 from tbptt.generation.text import encode as encode_in
@@ -126,3 +127,9 @@ def test_fairseqs_lines_end_with_its_own_mark(tmp_path):
 
 def test_a_model_cannot_send_commands_to_the_terminal():
     assert printable("a\x1b[2J\x9b\r\n\t\u00e9") == "a\ufffd[2J\ufffd\ufffd\n\t\u00e9"
+
+
+def test_a_document_is_spelled_as_if_nothing_were_before_it():
+    vocabulary = Vocabulary(Level.word, ["<doc>", "one", "two", "<eos>"], "<doc>")
+    decode = decoder(Language(vocabulary), "one", np.array([1]))
+    assert "".join(map(decode.add, [2, 0, 1, 2, 0, 2])) == " two\n\none two\n\ntwo"
