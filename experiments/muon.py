@@ -51,9 +51,10 @@ def run(folder: Path, *words: str) -> None:
         raise SystemExit(f"Error: {' '.join(command)} failed: see {folder}.log")
 
 
-def length(steps: int) -> list[str]:
+def length(steps: int, validations: int) -> list[str]:
     words = [f"trainer.{key}={steps}" for key in ("max_steps", "save_every")]
-    return [*words, f"trainer.eval_every={max(1, steps // 8)}", f"scheduler.warmup_steps={steps // 20}"]
+    words += [f"trainer.eval_every={max(1, steps // validations)}", "trainer.eval_tokens=20000"]
+    return [*words, f"scheduler.warmup_steps={steps // 20}"]
 
 
 def compare(runs: Path, model: str, optimizer: str, options: argparse.Namespace) -> None:
@@ -66,7 +67,7 @@ def compare(runs: Path, model: str, optimizer: str, options: argparse.Namespace)
         f"hydra.sweeper.n_trials={options.trials}",
         "hydra.sweeper.sampler.n_startup_trials=4",
     ]
-    run(search, *chosen, *trials, *space, "seed=100", *length(options.search_steps))
+    run(search, *chosen, *trials, *space, "seed=100", *length(options.search_steps, 1), "eval.max_tokens=1000")
     best = found(search)["best_params"]
     rates = [f"{key}={value}" for key, value in best.items()]
     run(
@@ -74,7 +75,7 @@ def compare(runs: Path, model: str, optimizer: str, options: argparse.Namespace)
         *chosen,
         *rates,
         f"seed={','.join(map(str, options.seeds))}",
-        *length(options.steps),
+        *length(options.steps, 4),
     )
 
 
