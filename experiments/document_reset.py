@@ -22,7 +22,7 @@ from statistics import mean
 import matplotlib
 import numpy as np
 
-from experiments.length_generalisation import on_every_core, run_task, write_table
+from experiments.length_generalisation import label_positions, on_every_core, plot_seeds, run_task, write_table
 from tbptt.data.document_lanes import find_documents
 from tbptt.evaluation.positions import PositionLoss, losses_by_position
 
@@ -92,16 +92,8 @@ def draw(rows: list[dict], seeds: list[int], file: Path) -> None:
     for panel, model in zip(panels, MODELS):
         for index, reading in enumerate(READINGS):
             mine = [row for row in rows if row["model"] == model and row["reading"] == reading and row["documents"] > 8]
-            x = [((row["first"] + 1) * (row["last"] + 1)) ** 0.5 for row in mine]
-            bits = [[row[f"bpc_{seed}"] for seed in seeds] for row in mine]
-            panel.plot(
-                x, [mean(each) for each in bits], color=f"C{index}", label=reading, ls="--" if index == 2 else "-"
-            )
-            panel.fill_between(x, *zip(*((min(each), max(each)) for each in bits)), color=f"C{index}", alpha=0.15, lw=0)
-        panel.set_xscale("log", base=2)
-        panel.xaxis.set_major_formatter("{x:,.0f}")
-        panel.set(title=model, xlabel="position in the document, in bytes")
-        panel.grid(alpha=0.3)
+            plot_seeds(panel, mine, seeds, color=f"C{index}", label=reading, ls="--" if index == 2 else "-")
+        label_positions(panel, model, "position in the document, in bytes")
     panels[0].set_ylabel("bits per byte, test split")
     panels[-1].legend(fontsize="small", title="trained, then read")
     figure.savefig(file, dpi=110)

@@ -34,6 +34,7 @@ from tbptt.report.positions import POSITIONS, read_positions
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE, FIGURE = (
@@ -124,23 +125,30 @@ def read_curves(runs: Path, seeds: list[int]) -> Iterator[dict[str, object]]:
                 yield row | {f"bpc_{seed}": bucket["bpc"] for seed, bucket in zip(seeds, buckets)}
 
 
+def plot_seeds(panel: Axes, rows: list[dict], seeds: list[int], color: str, **style: str) -> None:
+    """Bits per byte by position: the mean over the seeds, and a band from the least to the most."""
+    x = [((row["first"] + 1) * (row["last"] + 1)) ** 0.5 for row in rows]
+    bits = [[row[f"bpc_{seed}"] for seed in seeds] for row in rows]
+    panel.plot(x, [mean(each) for each in bits], color=color, **style)
+    panel.fill_between(x, *zip(*((min(each), max(each)) for each in bits)), color=color, alpha=0.15, lw=0)
+
+
+def label_positions(panel: Axes, title: str, xlabel: str) -> None:
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.set(title=title, xlabel=xlabel)
+    panel.grid(alpha=0.3)
+
+
 def draw(rows: list[dict], seeds: list[int], file: Path) -> None:
     """One panel for each model, one curve for each way."""
     figure, panels = plt.subplots(1, len(MODELS), figsize=(5 * len(MODELS), 4.5), layout="constrained", sharey=True)
     for panel, model in zip(panels, MODELS):
         for index, way in enumerate(WAYS | CONTINUED):
             mine = [row for row in rows if row["model"] == model and row["way"] == way and row["first"] >= 8]
-            x = [((row["first"] + 1) * (row["last"] + 1)) ** 0.5 for row in mine]
-            bits = [[row[f"bpc_{seed}"] for seed in seeds] for row in mine]
-            panel.plot(
-                x, [mean(each) for each in bits], color=f"C{index}", label=way, ls="--" if way in CONTINUED else "-"
-            )
-            panel.fill_between(x, *zip(*((min(each), max(each)) for each in bits)), color=f"C{index}", alpha=0.15, lw=0)
+            plot_seeds(panel, mine, seeds, color=f"C{index}", label=way, ls="--" if way in CONTINUED else "-")
         panel.axvline(SEGMENT, color="black", ls=":", lw=1)
-        panel.set_xscale("log", base=2)
-        panel.xaxis.set_major_formatter("{x:,.0f}")
-        panel.set(title=model, xlabel="tokens read since the state was empty")
-        panel.grid(alpha=0.3)
+        label_positions(panel, model, "tokens read since the state was empty")
     panels[0].set_ylabel("bits per byte, test split")
     panels[-1].legend(fontsize="small", title="trained by; dotted: segment length")
     figure.savefig(file, dpi=110)
