@@ -30,7 +30,7 @@ def check_sweeper(config: DictConfig) -> None:
     """UserError if the package of hydra/sweeper=optuna is not installed."""
     if PLUGIN in str(config.hydra.sweeper._target_) and find_spec(PLUGIN) is None:
         raise UserError(
-            "hydra/sweeper=optuna needs the package hydra-optuna-sweeper: install it with pip install 'tbptt[optuna]'"
+            "hydra/sweeper=optuna needs the package hydra-optuna-sweeper: install it with pip install -e '.[optuna]'"
         )
 
 

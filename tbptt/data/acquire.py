@@ -179,7 +179,7 @@ def _download_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> No
         from huggingface_hub import hf_hub_download
     except ImportError:
         raise UserError(
-            f"{corpus.title} is downloaded from the Hugging Face hub: pip install 'tbptt[download]' first, "
+            f"{corpus.title} is downloaded from the Hugging Face hub: pip install -e '.[download]' first, "
             f"or give data.path=FOLDER with {corpus.expected()}"
         ) from None
     log.info("Downloading %s from the Hugging Face hub", corpus.title)

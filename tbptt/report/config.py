@@ -43,7 +43,7 @@ class LoggerConfig:
                 raise UserError(f"logger.{key} is a setting of wandb: add logger=wandb, or logger=[wandb,tensorboard]")
         if self.tensorboard and find_spec("tensorboard") is None:
             raise UserError(
-                "logger=tensorboard needs the package tensorboard: install it with pip install 'tbptt[tensorboard]'"
+                "logger=tensorboard needs the package tensorboard: install it with pip install -e '.[tensorboard]'"
             )
 
     def _check_account(self) -> None:

@@ -56,7 +56,7 @@ def _open(config: HubConfig) -> Any:
         import datasets
     except ImportError:
         raise UserError(
-            f"data={config.name} is downloaded from the Hugging Face hub: pip install 'tbptt[download]' first, or give "
+            f"data={config.name} is downloaded from the Hugging Face hub: pip install -e '.[download]' first, or give "
             "data.path=FOLDER with its files"
         ) from None
     with _reported(config):
