@@ -67,5 +67,5 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
     config = composed()
     search.check_sweeper(config)
     monkeypatch.setattr(search, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'tbptt\[optuna\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[optuna\]'"):
         search.check_sweeper(config)

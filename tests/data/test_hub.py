@@ -102,5 +102,5 @@ def test_no_network_is_said_so(tmp_path, monkeypatch):
 
 def test_without_the_client_it_is_said_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"pip install 'tbptt\[download\]'.*data\.path=FOLDER"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[download\]'.*data\.path=FOLDER"):
         open_corpus(config_of(tmp_path, "wikitext2", "http://127.0.0.1:9"))

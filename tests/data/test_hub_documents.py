@@ -134,7 +134,7 @@ def test_without_the_library_or_a_name_it_is_said_so(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"takes no data\.url.*HF_ENDPOINT"):
         prepared(tmp_path, url="http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'tbptt\[download\]'.*data\.path=FOLDER"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[download\]'.*data\.path=FOLDER"):
         prepared(tmp_path)
 
 

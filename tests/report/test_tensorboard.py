@@ -77,7 +77,7 @@ def test_a_sweep_shows_its_table_and_figure(tmp_path):
 def test_a_missing_package_and_a_setting_without_its_logger_are_refused(monkeypatch):
     monkeypatch.setattr("tbptt.report.config.find_spec", lambda name: None)
     LoggerConfig(wandb=True, mode=WandbMode.disabled).check()
-    with pytest.raises(UserError, match=r"pip install 'tbptt\[tensorboard\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tensorboard\]'"):
         LoggerConfig(tensorboard=True).check()
     with pytest.raises(UserError, match=r"logger\.project is a setting of wandb"):
         LoggerConfig(project="mine").check()
