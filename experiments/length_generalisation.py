@@ -125,12 +125,12 @@ def read_curves(runs: Path, seeds: list[int]) -> Iterator[dict[str, object]]:
                 yield row | {f"bpc_{seed}": bucket["bpc"] for seed, bucket in zip(seeds, buckets)}
 
 
-def plot_seeds(panel: Axes, rows: list[dict], seeds: list[int], color: str, **style: str) -> None:
-    """Bits per byte by position: the mean over the seeds, and a band from the least to the most."""
+def plot_seeds(panel: Axes, rows: list[dict], seeds: list[int], color: str, key: str = "bpc", **style: str) -> None:
+    """A value by position: the mean over the seeds, and a band from the least to the most."""
     x = [((row["first"] + 1) * (row["last"] + 1)) ** 0.5 for row in rows]
-    bits = [[row[f"bpc_{seed}"] for seed in seeds] for row in rows]
-    panel.plot(x, [mean(each) for each in bits], color=color, **style)
-    panel.fill_between(x, *zip(*((min(each), max(each)) for each in bits)), color=color, alpha=0.15, lw=0)
+    values = [[row[f"{key}_{seed}"] for seed in seeds] for row in rows]
+    panel.plot(x, [mean(each) for each in values], color=color, **style)
+    panel.fill_between(x, *zip(*((min(each), max(each)) for each in values)), color=color, alpha=0.15, lw=0)
 
 
 def label_positions(panel: Axes, title: str, xlabel: str) -> None:

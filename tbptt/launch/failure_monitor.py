@@ -3,6 +3,8 @@
 Every rank has a TCP connection to rank 0. A rank that fails sends the cause; if a rank is killed, the kernel closes its
 connection. Rank 0 forwards the first cause to all ranks. A rank that is still running GRACE_SECONDS later, for example
 in a collective that cannot complete, exits.
+
+A launcher sends SIGTERM to the ranks that are left. It must not end them before they have reported the cause.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
@@ -26,6 +30,7 @@ from tbptt.launch.world import World
 CONNECT_TIMEOUT = 60  # seconds for all ranks to connect
 GRACE_SECONDS = 10
 CAUSE_TIMEOUT = 5  # seconds that a rank whose collective failed waits for the cause from another rank
+NOTICE_SECONDS = 1  # after a SIGTERM, in which the failure of another rank becomes known here if it was the reason
 CLOSE_MESSAGE = {"closed": True}
 EXITED = "exited without reporting an error (killed, or out of memory)"
 
@@ -63,6 +68,9 @@ class FailureMonitor:
             connection.settimeout(None)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             threading.Thread(target=self._listen, args=(rank, connection), daemon=True).start()
+        self.handles_sigterm = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if self.handles_sigterm:
+            signal.signal(signal.SIGTERM, self._exit_unless_failed)
 
     def _accept_ranks(self, server: socket.socket, token: bytes) -> None:
         deadline = time.monotonic() + CONNECT_TIMEOUT
@@ -98,6 +106,18 @@ class FailureMonitor:
         """Close in order: the other ranks do not treat the end of the connection as a failure."""
         self.closing.set()
         self._send(CLOSE_MESSAGE)
+        if self.handles_sigterm and not self.failed.is_set():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _exit_unless_failed(self, signum: int, frame: FrameType | None) -> None:
+        """Handle SIGTERM: end as if nothing handled it, except after a failure, which this rank may have to report."""
+        deadline = time.monotonic() + NOTICE_SECONDS
+        while not self.failed.is_set():  # not wait(): this may have interrupted a wait() that holds its lock
+            if time.monotonic() > deadline:
+                self._send(CLOSE_MESSAGE)  # the other ranks got the signal too: this is no failure to report
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            time.sleep(0.01)
 
     def _listen(self, rank: int, connection: socket.socket) -> None:
         try:

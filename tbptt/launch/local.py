@@ -51,7 +51,7 @@ def run_local_ranks(count: int, task: Callable[[DictConfig], None], composed: Di
         if min(codes) > 128:
             raise Stopped(min(codes) - 128) from None
         rank, first = error.get_first_failure()
-        cause = f"rank {rank} exited with code {first.exitcode} before the process group was initialised"
+        cause = f"rank {rank} exited with code {first.exitcode} without reporting an error (killed, or out of memory)"
         raise RankFailure(error_file.read_text(encoding="utf-8").strip() if error_file.exists() else cause) from None
     finally:
         signal.signal(signal.SIGUSR2, previous_handler)

@@ -37,6 +37,8 @@ def draw_curves(metrics: list[dict[str, Any]], level: Level, target: Path, title
 
         for split, style in (("train", {"lw": 1, "alpha": 0.7}), ("valid", {"marker": "o", "ms": 4})):
             points = [(m["tokens"], m[key]) for m in metrics if m.get("split", "train") == split and m[key]]
+            if len(points) == 1:  # no line to see
+                style |= {"marker": "o", "ms": 4}
             if points:
                 axes.plot(*zip(*points), label=split, **style)
         finite = [m[key] for m in metrics if m[key]]

@@ -12,23 +12,29 @@ from typing import Any
 
 from tbptt.files import replacing
 from tbptt.report.config import LoggerConfig
-from tbptt.report.metrics import named_numbers
+from tbptt.report.metrics import METRICS, named_numbers, read_metrics
 
 log = logging.getLogger(__name__)
+ID = "wandb_id"
 INIT_TIMEOUT = 30  # seconds to wait for the server, instead of wandb's 90
 
 
 class WandbRun:
-    """Starts or resumes the wandb run of a run directory, whose id is stored in the file wandb_id."""
+    """Starts or resumes the wandb run of a run directory, whose id is stored in the file wandb_id.
+
+    A run that was killed repeats the steps after its last checkpoint, with the same numbers, and wandb does not take
+    back what it has: the steps that metrics.jsonl has, which is rewound after this, are not sent again.
+    """
 
     def __init__(self, config: LoggerConfig, run_dir: Path, run_config: dict[str, Any]):
         import wandb
 
+        self.sent = _last_steps(run_dir) if (run_dir / ID).exists() else {}
         mode: Any = config.mode and config.mode.value  # None: WANDB_MODE or wandb's own settings files decide
         arguments: dict[str, Any] = {
             "project": config.project,
             "entity": config.entity,
-            "id": _run_id(run_dir / "wandb_id"),
+            "id": _run_id(run_dir / ID),
             "name": run_dir.name,
             "dir": str(run_dir),
             "resume": "allow",
@@ -51,7 +57,8 @@ class WandbRun:
         self._call("define_metric", "*", step_metric="step")
 
     def write(self, record: dict[str, Any]) -> None:
-        self._call("log", {"step": record["step"]} | named_numbers(record))
+        if record["step"] > self.sent.get(record.get("split"), 0):
+            self._call("log", {"step": record["step"]} | named_numbers(record))
 
     def picture(self, name: str, path: Path, step: int) -> None:
         import wandb
@@ -79,6 +86,11 @@ class WandbRun:
 
             with suppress(Exception):
                 wandb.teardown()  # otherwise it would try to send the rest when the process exits
+
+
+def _last_steps(run_dir: Path) -> dict[str | None, int]:
+    """The step of the last line in metrics.jsonl of every split, None for training updates."""
+    return {record.get("split"): record["step"] for record in read_metrics(run_dir / METRICS)}
 
 
 def _run_id(file: Path) -> str:

@@ -50,6 +50,8 @@ def score_split(
         forget_positions(run_dir)
     with progress(1, 0, split, level) as bar:
         scored = score(model, stream, config.eval, tgt_len, config.trainer.precision, bar.update_to, world, starts_D)
+    if config.eval.piece_len is not None and config.eval.piece_len > scored.tokens:
+        log.warning("eval.piece_len=%s is more than the %s tokens: one piece", config.eval.piece_len, scored.tokens)
     params = sum(parameter.numel() for parameter in model.parameters())
     for line in report_lines(params, scored):
         log.info("%s", line)

@@ -164,7 +164,7 @@ def _start(run: Run, trainer: Trainer) -> LoopState:
     if config.checkpoint:
         start = find_checkpoint(config.checkpoint)
         start.check_vocabulary(run.corpus.identity())
-        start.load_weights(trainer.model)
+        start.load_weights(trainer.model, run.identity["model"])
         run.model_type = start.model_type
         if config.optimizer.from_checkpoint:
             trainer.load_optimizer(start.optimizer_state(config.optimizer.name))
@@ -184,6 +184,8 @@ def _describe(run: Run, trainer: Trainer) -> None:
     tokens = lanes * trainer.lanes.length
     ranks = f"{world.size} processes, this one on " if world.size > 1 else ""
     sizes = f"{params:,} parameters, {tokens:,} training tokens in {lanes} lanes"
+    if "train" in run.corpus.documents:
+        sizes += f", {len(run.corpus.documents['train']):,} documents"
     log.info("%s, on %s%s", sizes, ranks, world.device)
     with autocast(world.device, run.config.trainer.precision):
         for note in trainer.model.notes():
@@ -194,7 +196,7 @@ def _loggers(run: Run, step: int) -> Loggers:
     """metrics.jsonl and what else logger= names, continued after `step`; on other ranks than 0, none."""
     if not run.world.is_main:
         return Loggers()
-    others = open_loggers(run.config.logger, run.folder, step, as_dict(run.config))
+    others = open_loggers(run.config.logger, run.folder, step, as_dict(run.config))  # before metrics.jsonl is rewound
     return Loggers([MetricsFile(run.folder, step), *others])
 
 

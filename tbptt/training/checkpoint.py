@@ -75,19 +75,22 @@ class Checkpoint:
 
     def check_same_run(self, identity: dict[str, Any]) -> None:
         """UserError listing the settings in `identity` that differ from those this checkpoint was made with."""
-        current, saved = identity, self.info["identity"]
-        differing = [
+        if differing := self._differing(identity):
+            raise UserError(
+                f"{self.folder} belongs to another run: {'; '.join(differing)}. "
+                "Choose another hydra.run.dir, or start from its weights with checkpoint=RUN"
+            )
+
+    def _differing(self, current: dict[str, dict[str, Any]]) -> list[str]:
+        """The settings in the groups of `current` that are others than this checkpoint was made with."""
+        saved = self.info["identity"]
+        return sorted(
             f"{group}.{key} is {_abbreviated(current[group].get(key))}, "
             f"was {_abbreviated(saved.get(group, {}).get(key))}"
             for group in current
             for key in current[group].keys() | saved.get(group, {}).keys()
             if current[group].get(key) != saved.get(group, {}).get(key)
-        ]
-        if differing:
-            raise UserError(
-                f"{self.folder} belongs to another run: {'; '.join(sorted(differing))}. "
-                "Choose another hydra.run.dir, or start from its weights with checkpoint=RUN"
-            )
+        )
 
     def check_vocabulary(self, identity: dict[str, Any]) -> None:
         """UserError if `identity`, that of a corpus, does not have the vocabulary the model was trained with."""
@@ -104,8 +107,11 @@ class Checkpoint:
                 "same entries in another order; to score a text with the run's vocabulary, use data=text data.path=FILE"
             )
 
-    def load_weights(self, model: nn.Module) -> None:
-        """Copy the saved weights into `model`. UserError listing parameters whose name or shape does not match."""
+    def load_weights(self, model: nn.Module, settings: dict[str, Any] | None = None) -> None:
+        """Copy the saved weights into `model`, which was built by `settings`, if they are not the checkpoint's own.
+
+        UserError listing parameters whose name or shape does not match, and the settings that differ.
+        """
         try:
             saved = load_file(self.folder / WEIGHTS)
         except SafetensorError as error:
@@ -114,7 +120,9 @@ class Checkpoint:
         wrong = sorted(saved.keys() ^ parameters.keys())
         wrong += [name for name in saved.keys() & parameters.keys() if saved[name].shape != parameters[name].shape]
         if wrong:
-            raise UserError(f"checkpoint {self.folder} holds another model: {', '.join(wrong[:5])} do not match")
+            reasons = self._differing({"model": settings}) if settings else []
+            reasons.append(f"{', '.join(wrong[:5])} do not match")
+            raise UserError(f"checkpoint {self.folder} holds another model: {'; '.join(reasons)}")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from tbptt.cli import search
 from tbptt.cli.config import register
 from tbptt.errors import UserError
-from tests.commands import SMALL, looks_like_a_picture, make_home, run
+from tests.commands import FAULTS, SMALL, looks_like_a_picture, make_home, run
 from tests.helpers import CONF
 
 WORDS = [*SMALL, "trainer.max_steps=3", "scheduler.warmup_steps=1", "hydra/sweeper=optuna"]
@@ -41,6 +41,16 @@ def test_a_search_goes_on_after_failed_trials_and_when_it_is_repeated(tmp_path):
     found = OmegaConf.load(home / "search/optimization_results.yaml")
     assert found.best_params == {"optimizer.lr": float(best), "model.n_head": 2} and found.best_value == losses[best]
     assert f"Found: optimizer.lr={best} model.n_head=2" in printed and looks_like_a_picture(home / "search/sweep.png")
+
+
+@pytest.mark.slow
+def test_a_pruned_trial_is_no_end_of_the_search(tmp_path):
+    home, words = make_home(tmp_path), ["optimizer.lr=interval(1e-4,1e-1)", "hydra.sweeper.n_trials=2"]
+    environment = {"FAULT": "0 1 prune", "PYTHONPATH": FAULTS, "MARK": str(tmp_path / "pruned")}
+    printed = run(home, "-m", *WORDS, *words, "hydra.sweep.dir=search", **environment)
+    rows = list(csv.DictReader((home / "search/sweep.csv").read_text().splitlines()))
+    assert [row["status"].partition(":")[0] for row in rows] == ["failed", "done"]
+    assert "pruned by a test" in rows[0]["status"] and f"Found: optimizer.lr={rows[1]['optimizer.lr']} " in printed
 
 
 @pytest.mark.slow

@@ -115,6 +115,30 @@ def test_one_rank_that_fails_ends_all(home, fault, cause):
 
 
 @pytest.mark.parametrize(
+    ("fault", "cause"),
+    [("1 -1 raise", "ZeroDivisionError: a fault made by a test"), ("0 -1 kill", "rank 0 on .* exited without .*")],
+)
+def test_one_rank_that_fails_ends_an_evaluation(home, alone, fault, cause):
+    """Nothing there handles SIGTERM, which the launcher sends to the other ranks."""
+    folder = home / f"eval-fault-{fault.replace(' ', '')}"
+    words = ["task=eval", f"checkpoint={alone}", "trainer.devices=2", f"hydra.run.dir={folder}"]
+    printed = run(home, *words, code=1, FAULT=fault, PYTHONPATH=FAULTS)
+    kept = (folder / "error.txt").read_text().strip()
+    assert printed.count(kept) == 1 and re.fullmatch(cause, kept.splitlines()[-1])
+
+
+def test_an_evaluation_is_stopped_without_an_error(home, alone):
+    folder, words = home / "eval-stopped", ["task=eval", f"checkpoint={alone}", "trainer.devices=2"]
+    env = environment(home) | {"FAULT": "0 -1 hang", "PYTHONPATH": FAULTS}
+    process = subprocess.Popen(command(*words, f"hydra.run.dir={folder}"), cwd=home, env=env)
+    wait_until(lambda: (folder / "run.log").exists() and "Evaluating" in (folder / "run.log").read_text())
+    time.sleep(1)  # until rank 1 waits for rank 0
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert not (folder / "error.txt").exists()
+
+
+@pytest.mark.parametrize(
     ("devices", "signum", "to_rank"), [(1, 15, False), (2, 15, False), (2, 12, True), (2, 2, True)]
 )
 def test_a_signal_saves_and_the_same_command_continues_bit_for_bit(home, devices, signum, to_rank):

@@ -1,5 +1,6 @@
 """What befalls wandb does not befall the training; how it is used is decided by logger.mode, else by WANDB_MODE."""
 
+import json
 import logging
 
 import pytest
@@ -7,7 +8,8 @@ import wandb
 
 from tbptt.errors import UserError
 from tbptt.report.config import LoggerConfig, WandbMode
-from tbptt.report.logger import open_loggers
+from tbptt.report.logger import Loggers, open_loggers
+from tbptt.report.metrics import METRICS, MetricsFile
 from tests.helpers import composed
 
 RECORD = {"step": 1, "loss": 2.0}
@@ -17,11 +19,12 @@ class Recorded:
     """Stands for wandb's run."""
 
     def __init__(self, failing: str = ""):
-        self.failing, self.calls = failing, []
+        self.failing, self.calls, self.rows = failing, [], []
 
     def __getattr__(self, name: str):
         def call(*arguments, **named):
             self.calls.append(name)
+            self.rows += arguments if name == "log" else []
             if name == self.failing:
                 raise ConnectionResetError("Connection lost")
 
@@ -87,6 +90,30 @@ def test_a_failure_in_the_middle_is_one_sentence(tmp_path, caplog, started, fail
     init.run.failing = failing
     (said,) = logged(tmp_path, caplog, LoggerConfig(wandb=True))
     assert "wandb failed (Connection lost)" in said and init.run.calls.count(failing) == 1
+
+
+@pytest.mark.parametrize("resumed", [0, 5])
+def test_a_killed_run_that_resumes_sends_every_point_once(tmp_path, started, resumed):
+    init, _ = started
+    for start, end in ((0, 8), (resumed, 12)):
+        (other,) = open_loggers(LoggerConfig(wandb=True), tmp_path, start, {})
+        metrics = MetricsFile(tmp_path, start)
+        logger = Loggers([metrics, other])
+        for step in range(start + 1, end + 1):
+            logger.write({"step": step, "loss": 1.0})
+            if step % 4 == 0 and (step, end) != (8, 8):  # the first start is killed before its last validation
+                logger.write({"step": step, "split": "valid", "loss": 1.0})
+        metrics.close()
+    for split, steps in (("train", list(range(1, 13))), ("valid", [4, 8, 12])):
+        assert [row["step"] for row in init.run.rows if f"{split}/loss" in row] == steps
+
+
+def test_a_run_that_logs_to_wandb_from_its_second_start_on_sends_all_of_that(tmp_path, started):
+    init, _ = started
+    (tmp_path / METRICS).write_text(json.dumps(RECORD | {"step": 9}) + "\n")
+    (logger,) = open_loggers(LoggerConfig(wandb=True), tmp_path, 5, {})
+    logger.write(RECORD | {"step": 6})
+    assert [row["step"] for row in init.run.rows] == [6]
 
 
 @pytest.mark.parametrize("mode", ["disabled", "offline", "dryrun"])

@@ -92,3 +92,9 @@ def test_weights_of_another_model_are_refused_and_named(tmp_path, other, named):
     with pytest.raises(UserError, match=named):
         saved_run(tmp_path).newest().load_weights(other)
     assert all(torch.equal(p, q) for p, q in zip(other.parameters(), before))
+
+
+def test_the_settings_in_which_another_model_differs_are_named(tmp_path):
+    settings = IDENTITY["model"] | {"d_model": 16}
+    with pytest.raises(UserError, match=r"another model: model\.d_model is 16, was 8; weight, bias do not match"):
+        saved_run(tmp_path).newest().load_weights(nn.Linear(2, 4), settings)

@@ -91,8 +91,8 @@ class GatedDelta(Mixer):
         convolved, past = self.convolution(projected, state["past"], since_BT)
         dtype = state["S"].dtype
         q, k, v = F.silu(convolved).to(dtype).split([H * K, H * K, G * V], dim=-1)
-        q_BHTK, k_BHTK = (_unit(x.unflatten(-1, (H, K))).transpose(1, 2) for x in (q, k))
-        q_BGTK, k_BGTK = (x.repeat_interleave(G // H, dim=1) for x in (q_BHTK * K**-0.5, k_BHTK))
+        q_BGTK = self._value_heads_of(_with_length(K**-0.5, q.unflatten(-1, (H, K))))
+        k_BGTK = self._value_heads_of(_with_length(1.0, k.unflatten(-1, (H, K))))
         v_BGTV = v.unflatten(-1, (G, V)).transpose(1, 2)
         beta_BTG = self.beta_scale * self.beta(x_BTD).to(dtype).sigmoid()
         log_decay_BTG = -self.A_log_G.to(dtype).exp() * F.softplus(self.decay(x_BTD).to(dtype) + self.dt_bias_G)
@@ -106,7 +106,12 @@ class GatedDelta(Mixer):
         gated = o_BTGV.flatten(-2) * F.silu(self.gate(x_BTD))
         return self.output(gated.to(x_BTD.dtype)), {"S": S, "past": past}
 
+    def _value_heads_of(self, x_BTHK: Tensor) -> Tensor:
+        """(B, G, T, K): the queries or keys of every value head."""
+        x_BHTK, served = x_BTHK.transpose(1, 2), self.value_heads // self.n_head
+        return x_BHTK.repeat_interleave(served, dim=1) if served > 1 else x_BHTK
 
-def _unit(x: Tensor) -> Tensor:
-    """The vectors of the last axis at length 1."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+def _with_length(length: float, x: Tensor) -> Tensor:
+    """The vectors of the last axis, all of one length."""
+    return x * (length * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6))
