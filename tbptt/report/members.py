@@ -42,6 +42,11 @@ class Member:
         return {"status": "unfinished"}
 
 
+def shown_name(run_dir: Path) -> str:
+    """What figures and loggers call a run: its folder; SWEEP/NUMBER if that is a number alone."""
+    return f"{run_dir.parent.name}/{run_dir.name}" if run_dir.name.isdigit() else run_dir.name
+
+
 def forget_members(sweep_dir: Path) -> None:
     """Delete the records of an earlier sweep in this directory."""
     if sweep_dir.is_dir():

@@ -10,6 +10,7 @@ from typing import Any
 
 from tbptt.data.config import Level
 from tbptt.files import replacing
+from tbptt.report.members import shown_name
 from tbptt.report.positions_figure import Curve, draw_positions
 from tbptt.report.sweep_figure import line_names
 
@@ -36,7 +37,7 @@ def write_positions(rows: list[Row], level: Level, tgt_len: int, run_dir: Path) 
     """
     _write(rows, list(rows[0]), run_dir / POSITIONS, "hydra.run.dir")
     log.info("Losses by position: %s", run_dir / POSITIONS)
-    if draw_positions([Curve("", rows, tgt_len)], level, run_dir / FIGURE, run_dir.name):
+    if draw_positions([Curve("", rows, tgt_len)], level, run_dir / FIGURE, shown_name(run_dir)):
         log.info("Figure of them: %s", run_dir / FIGURE)
 
 

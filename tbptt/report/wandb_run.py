@@ -12,6 +12,7 @@ from typing import Any
 
 from tbptt.files import replacing
 from tbptt.report.config import LoggerConfig
+from tbptt.report.members import shown_name
 from tbptt.report.metrics import METRICS, named_numbers, read_metrics
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class WandbRun:
             "project": config.project,
             "entity": config.entity,
             "id": _run_id(run_dir / ID),
-            "name": run_dir.name,
+            "name": shown_name(run_dir),
             "dir": str(run_dir),
             "resume": "allow",
             "config": run_config,

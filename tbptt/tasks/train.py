@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tbptt.cli.config import Config, as_dict
-from tbptt.cli.directories import only_process, without_neutral
-from tbptt.data.config import Level, Order
+from tbptt.cli.directories import only_process
+from tbptt.data.config import Order
 from tbptt.data.document_lanes import DocumentLanes
 from tbptt.data.lanes import Lanes
 from tbptt.data.language import save_language
-from tbptt.data.prepare import PreparedCorpus, open_corpus
+from tbptt.data.prepare import open_corpus
 from tbptt.device import autocast, parameter_dtype
 from tbptt.errors import UserError
 from tbptt.evaluation.score import Score, score
@@ -27,10 +26,12 @@ from tbptt.launch.world import World
 from tbptt.models.compilation import compile_blocks
 from tbptt.report.curves import draw_curves
 from tbptt.report.logger import Loggers, open_loggers, show_results
+from tbptt.report.members import shown_name
 from tbptt.report.metrics import METRICS, MetricsFile, read_metrics
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, write_results
-from tbptt.tasks.scoring import documents_that_reset, score_split
+from tbptt.tasks.scoring import score_split
+from tbptt.tasks.train_run import Run, identity
 from tbptt.tasks.train_settings import check, questionable_settings, unused_settings
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 from tbptt.training.config import Reduce
@@ -50,43 +51,13 @@ def run(config: Config, run_dir: Path, world: World) -> None:
         _train(config, run_dir, world)
 
 
-@dataclass
-class Run:
-    """What the functions of a training run share."""
-
-    config: Config
-    folder: Path
-    world: World
-    corpus: PreparedCorpus
-    checkpoints: Checkpoints
-    identity: dict[str, dict[str, Any]]  # settings that must not change during the run
-    model_type: str | None = None  # of the directory that the weights were imported from, if they were
-
-    @property
-    def level(self) -> Level:
-        return self.corpus.vocabulary.level
-
-    def starts(self, split: str) -> np.ndarray | None:
-        """The first tokens of the documents of `split` where an evaluation resets the state, if it does."""
-        return documents_that_reset(self.config, self.corpus, split, self.config.trainer.reset_state.name)
-
-    def checkpoint_info(self) -> dict[str, Any]:
-        """The content of checkpoint.json, except the step."""
-        config = as_dict(self.config)
-        typed = {key: config["data"][key] for key in ("path", "vocabulary") if config["data"][key] is not None}
-        # An absolute path is valid from any directory; on another machine, the path that was typed may be.
-        config["data"] |= {key: str(Path(path).expanduser().resolve()) for key, path in typed.items()}
-        imported = {"imported": {"model_type": self.model_type}} if self.model_type else {}
-        return {"identity": self.identity, "config": config, "typed": typed} | imported
-
-
 def _train(config: Config, run_dir: Path, world: World) -> None:
     checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
     newest = _find_on_rank_0(world, checkpoints.newest_to_continue)
     if not newest:
         begin(run_dir, world.is_main)
     corpus = open_corpus(config.data)
-    run = Run(config, run_dir, world, corpus, checkpoints, _identity(config, corpus))
+    run = Run(config, run_dir, world, corpus, checkpoints, identity(config, corpus))
     if newest:
         newest.check_same_run(run.identity)
         if _is_finished(run):
@@ -237,7 +208,7 @@ def _score_best(run: Run, trainer: Trainer, loop_state: LoopState) -> dict[str, 
 def _report(run: Run, results: dict[str, Any]) -> None:
     curves, metrics = run.folder / "curves.png", run.folder / METRICS
     write_results(results, run.folder)
-    if draw_curves(read_metrics(metrics), run.level, curves, run.folder.name):
+    if draw_curves(read_metrics(metrics), run.level, curves, shown_name(run.folder)):
         log.info("Learning curve: %s", curves)
     log.info("Metrics: %s", metrics)
     log.info("Checkpoints: %s", run.checkpoints.folder)
@@ -248,16 +219,3 @@ def _find_on_rank_0(world: World, find: Callable[[], Checkpoint | None]) -> Chec
     found = find() if world.is_main else None
     folder = world.broadcast(found and found.folder.resolve())
     return found or (Checkpoint.open(folder) if folder else None)
-
-
-def _identity(config: Config, corpus: PreparedCorpus) -> dict[str, dict[str, Any]]:
-    """The settings that must not change during a run. max_steps and logging may change: a run can be extended."""
-    trainer = {key: as_dict(config.trainer)[key] for key in ("precision", "clip", "window", "reset_state", "reduce")}
-    return {
-        "model": without_neutral(type(config.model), as_dict(config.model)),
-        "data": {"batch_size": config.data.batch_size, "order": config.data.order.name} | corpus.identity(),
-        "optimizer": as_dict(config.optimizer),
-        "scheduler": as_dict(config.scheduler),
-        "trainer": trainer,
-        "run": {"seed": config.seed},
-    }

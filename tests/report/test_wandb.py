@@ -49,6 +49,7 @@ def started(monkeypatch) -> list:
 
     def init(mode=None, **arguments):
         modes.append(mode)
+        init.arguments = arguments
         if modes == [None] and fails:
             raise wandb.errors.CommError("Run initialization has timed out after 90.0 sec.\nCheck your network")
         return run
@@ -90,6 +91,14 @@ def test_a_failure_in_the_middle_is_one_sentence(tmp_path, caplog, started, fail
     init.run.failing = failing
     (said,) = logged(tmp_path, caplog, LoggerConfig(wandb=True))
     assert "wandb failed (Connection lost)" in said and init.run.calls.count(failing) == 1
+
+
+@pytest.mark.parametrize(("folder", "name"), [("txl", "txl"), ("sweep-1a/0", "sweep-1a/0"), ("seeds/seed=1", "seed=1")])
+def test_runs_that_have_a_number_alone_are_called_by_their_sweep_too(tmp_path, started, folder, name):
+    init, _ = started
+    (tmp_path / folder).mkdir(parents=True)
+    open_loggers(LoggerConfig(wandb=True), tmp_path / folder, 0, {})
+    assert init.arguments["name"] == name
 
 
 @pytest.mark.parametrize("resumed", [0, 5])
