@@ -1,11 +1,12 @@
 """Muon against AdamW at equal steps, each at the rates that a search by Optuna found for it.
 
     python -m experiments.muon runs/muon             # search, train three seeds, table and figure
-    python -m experiments.muon runs/muon --trials 2 --search-steps 5 --steps 5 --seeds 1   # a trial
+    python -m experiments.muon runs/muon --trials 2 --steps 5 --seeds 1   # a trial
 
 For each model and optimizer, `hydra/sweeper=optuna` searches the rates (of Muon two: that of its matrices, and AdamW's
-for the rest) in short runs with one seed; the best are then trained for longer with seeds of their own, on the same
-cosine schedule. All is done by commands that anyone can type; finished runs are not repeated.
+for the rest) with one seed; the best are then trained with seeds of their own, for as many steps on the same cosine
+schedule: rates that were found in shorter runs can be too high for longer ones. All is done by commands that anyone can
+type; finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def compare(runs: Path, model: str, optimizer: str, options: argparse.Namespace)
         f"hydra.sweeper.n_trials={options.trials}",
         "hydra.sweeper.sampler.n_startup_trials=4",
     ]
-    run(search, *chosen, *trials, *space, "seed=100", *length(options.search_steps, 1), "eval.max_tokens=1000")
+    run(search, *chosen, *trials, *space, "seed=100", *length(options.steps, 1), "eval.max_tokens=1000")
     best = found(search)["best_params"]
     rates = [f"{key}={value}" for key, value in best.items()]
     run(
@@ -100,7 +101,6 @@ def rows(runs: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     "optimizer": optimizer,
                     "rates": searched["best_params"],
                     "trials": options.trials,
-                    "search_steps": options.search_steps,
                     "steps": options.steps,
                     "seed": seed,
                     "test_bpc": results["bpc"],
@@ -152,8 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="the folder of all runs")
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--search-steps", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()
     runs = options.runs.resolve()
