@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument(
         "--longest", type=int, default=64 * SEGMENT, help="tokens read for the prediction compared with"
     )
-    parser.add_argument("--places", type=int, default=256, help="of the test split")
+    parser.add_argument("--places", type=int, default=64, help="of the test split")
     options = parser.parse_args()
     rows = [row for model in MODELS for way in WAYS | CONTINUED for row in measure(options.runs, model, way, options)]
     write_table(rows, TABLE)

@@ -100,8 +100,9 @@ def only_process(folder: Path) -> Iterator[None]:
 
 
 def launcher_mode(*, _root_: DictConfig) -> str | None:
-    """MULTIRUN for launchers that submit jobs, even a single one; None lets the flag -m decide."""
-    return None if _root_.hydra.runtime.choices["hydra/launcher"] == "basic" else "MULTIRUN"
+    """MULTIRUN for launchers that submit jobs, even a single one, and sweepers that search; else None: -m decides."""
+    choices = _root_.hydra.runtime.choices
+    return None if choices["hydra/launcher"] == choices["hydra/sweeper"] == "basic" else "MULTIRUN"
 
 
 def result_settings(root: DictConfig) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def one_sentence_errors() -> Iterator[None]:
     except ValueError as error:
         if str(error).startswith("No trials are completed"):  # Optuna, asked for the best of them
             exit_with(UserError("no trial of the search has ended with a loss: the table of the sweep has the causes"))
+        if not full_traceback and _module(error).startswith("optuna."):
+            exit_with(UserError(f"hydra/sweeper=optuna cannot search this: {error}"))
         if full_traceback or not str(error).startswith("Config group override"):
             raise
         exit_with(
@@ -83,6 +85,12 @@ def _configuration_file(error: Exception) -> Path | None:
     frames = (frame for frame, _ in walk_tb(error.__traceback__))
     read = [frame.f_locals["full_path"] for frame in frames if "full_path" in frame.f_locals]
     return Path(read[-1]) if read else None
+
+
+def _module(error: Exception) -> str:
+    """The module that raised an error."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "")
 
 
 def _lost_job(error: UncompletedJobError) -> str:

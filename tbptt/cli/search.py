@@ -43,5 +43,5 @@ def report_search(sweep_dir: Path) -> None:
     assert isinstance(found, dict)
     if "best_params" in found:
         settings = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
-        print(f"Found: {settings} with a loss of {found['best_value']:.4f}")
+        print(f"Found: {settings or 'no setting to search'} with a loss of {found['best_value']:.4f}")
     print(f"Search: {path}")

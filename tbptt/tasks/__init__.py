@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from tbptt.models.compilation import check_compiler
 from tbptt.report.results import ERROR, objective
 from tbptt.tasks import evaluate, export_model, generate, import_model, prepare, train
 from tbptt.training.checkpoints import locate_checkpoint
+from tbptt.training.config import TrainerConfig
 
 log = logging.getLogger(__name__)
 
@@ -106,17 +108,21 @@ def check(config: Config) -> None:
 def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
     """One sentence for each override that this task does not use."""
     unused = {name: f"it is only for task={name}" for name in ("import", "export") if name != config.task.name}
+    if config.task is not Task.train:
+        unused |= dict.fromkeys((f"trainer.{each.name}" for each in fields(TrainerConfig)), "nothing is trained")
+        for key in ("precision", "device", "devices", "compile"):
+            del unused[f"trainer.{key}"]
     if config.task is not Task.generate:
         unused |= dict.fromkeys(("prompt", "generate"), "it generates no text")
     unused |= TASKS[config.task].unused_settings(config)
     parsed = OverridesParser.create().parse_overrides(overrides)
     keys = {override.key_or_group.replace("/", "."): override.input_line for override in parsed}
-    return [
-        f"{override} has no effect with task={config.task.name}: {why}"
-        for key, override in keys.items()
-        for name, why in unused.items()
-        if key == name or key.startswith(f"{name}.")
-    ]
+    sentences = []
+    for key, override in keys.items():
+        if names := [name for name in unused if key == name or key.startswith(f"{name}.")]:
+            reason = unused[max(names, key=len)]  # of the setting rather than of its group
+            sentences.append(f"{override} has no effect with task={config.task.name}: {reason}")
+    return sentences
 
 
 def _perform(config: Config, run_dir: Path, world: World) -> None:

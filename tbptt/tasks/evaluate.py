@@ -57,6 +57,7 @@ def unused_settings(config: Config) -> dict[str, str]:
     if not runs_in_parallel(config):
         unused["trainer.devices"] = "it runs sequentially, on one device"
     unused |= dict.fromkeys(("data.batch_size", "trainer.micro_batch"), "the number of lanes is eval.batch_size")
+    unused["trainer.reset_state"] = "an evaluation resets the state as the run did, or by eval.reset_state"
     unused["data.order"] = "an evaluation reads the text in order"
     if config.data.is_one_text:
         reading = ("data.level", "data.lower", "data.min_count", "data.max_vocab", "data.vocabulary", "eval.split")

@@ -11,6 +11,7 @@ from tbptt.models.lstm import LSTMConfig
 from tbptt.tasks.scoring import unused_by_pieces
 from tbptt.training.config import ResetState
 from tbptt.training.optimizers import MuonConfig
+from tbptt.training.schedules import WSDConfig
 
 
 def check(config: Config) -> None:
@@ -65,6 +66,13 @@ def questionable_settings(config: Config) -> list[str]:
             f"scheduler.warmup_steps={config.scheduler.warmup_steps} must be below trainer.max_steps="
             f"{config.trainer.max_steps}: otherwise the learning rate never reaches optimizer.lr"
         )
+    if isinstance(config.scheduler, WSDConfig):
+        stable = (1 - config.scheduler.decay_share) * config.trainer.max_steps
+        if stable <= config.scheduler.warmup_steps < config.trainer.max_steps:
+            sentences.append(
+                f"scheduler.decay_share={config.scheduler.decay_share} leaves no stable phase: the decay begins before "
+                f"the {config.scheduler.warmup_steps} updates of the warm-up have ended"
+            )
     if config.optimizer.from_checkpoint and config.checkpoint is None:
         sentences.append("optimizer.from_checkpoint=true has no effect without checkpoint=RUN")
     if config.trainer.activation_checkpointing and config.trainer.window == 1 and isinstance(config.model, LSTMConfig):

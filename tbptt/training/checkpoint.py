@@ -76,9 +76,10 @@ class Checkpoint:
     def check_same_run(self, identity: dict[str, Any]) -> None:
         """UserError listing the settings in `identity` that differ from those this checkpoint was made with."""
         if differing := self._differing(identity):
+            changed = any(reason.startswith("data.") and "_sha256" in reason for reason in differing)
             raise UserError(
-                f"{self.folder} belongs to another run: {'; '.join(differing)}. "
-                "Choose another hydra.run.dir, or start from its weights with checkpoint=RUN"
+                f"{self.folder} belongs to another run{' or to another text' if changed else ''}: "
+                f"{'; '.join(differing)}. Choose another hydra.run.dir, or start from its weights with checkpoint=RUN"
             )
 
     def _differing(self, current: dict[str, dict[str, Any]]) -> list[str]:
@@ -101,10 +102,13 @@ class Checkpoint:
             )
             return
         if identity["vocabulary_sha256"] != trained["vocabulary_sha256"]:
+            hint = "to score a text with the run's vocabulary, use data=text data.path=FILE"
+            if identity["vocab_size"] == trained["vocab_size"] + 1:
+                hint = "documents have one entry more, their start token: train the first run on documents, too"
             raise UserError(
                 f"{self.folder} was trained with another vocabulary ({trained['vocab_size']} entries, "
                 f"data={trained['name']}) than that of this corpus ({identity['vocab_size']} entries), or with the "
-                "same entries in another order; to score a text with the run's vocabulary, use data=text data.path=FILE"
+                f"same entries in another order; {hint}"
             )
 
     def load_weights(self, model: nn.Module, settings: dict[str, Any] | None = None) -> None:
@@ -120,12 +124,18 @@ class Checkpoint:
         wrong = sorted(saved.keys() ^ parameters.keys())
         wrong += [name for name in saved.keys() & parameters.keys() if saved[name].shape != parameters[name].shape]
         if wrong:
-            reasons = self._differing({"model": settings}) if settings else []
-            reasons.append(f"{', '.join(wrong[:5])} do not match")
-            raise UserError(f"checkpoint {self.folder} holds another model: {'; '.join(reasons)}")
+            raise UserError(f"checkpoint {self.folder} holds another model: {self._reasons(wrong, settings or {})}")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
+
+    def _reasons(self, wrong: list[str], settings: dict[str, Any]) -> str:
+        """Why the parameters `wrong` do not fit a model of these settings."""
+        saved = self.info["identity"].get("model", {}).get("name")
+        if settings and saved != settings["name"]:
+            return f"model.name is {settings['name']}, was {saved}; repeat the settings of its model, such as model="
+        differing = self._differing({"model": settings}) if settings else []
+        return "; ".join([*differing, f"{', '.join(wrong[:5])} do not match"])
 
     def optimizer_state(self, name: str) -> dict[str, Any]:
         """The saved step and optimizer state. UserError unless it serves the optimizer called `name`."""

@@ -19,6 +19,12 @@ from tbptt.tasks.train import questionable_settings
 from tests.helpers import composed
 
 
+@pytest.fixture(autouse=True)
+def unchanged_environment(monkeypatch):
+    """`one_sentence_errors` sets this variable, for the rest of its process: here, of the test run."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
 @pytest.fixture
 def run_dir(tmp_path) -> Path:
     """What looks like a checkpoint before it is opened."""
@@ -193,6 +199,12 @@ def test_a_wrong_command_is_answered_in_one_sentence(command, words, run_dir):
         ("trainer.window=2 trainer.reset_state=segment", ["trainer.window=2", "trainer.reset_state=segment"]),
         ("model=lstm trainer.activation_checkpointing=true", ["activation_checkpointing=true", "trainer.window=1"]),
         ("task=eval checkpoint=x data.order=shuffled", ["data.order=shuffled", "in order"]),
+        ("task=eval checkpoint=x trainer.reset_state=never", ["trainer.reset_state=never", "eval.reset_state"]),
+        ("task=generate checkpoint=x trainer.window=2", ["trainer.window=2", "nothing is trained"]),
+        (
+            "scheduler=wsd scheduler.decay_share=0.8 scheduler.warmup_steps=10 trainer.max_steps=20",
+            ["scheduler.decay_share=0.8", "no stable phase", "10 updates"],
+        ),
     ],
 )
 def test_a_setting_without_effect_is_named(command, words):

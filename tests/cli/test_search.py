@@ -54,6 +54,15 @@ def test_a_pruned_trial_is_no_end_of_the_search(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_range_whose_ends_are_exchanged_is_one_sentence(tmp_path):
+    home, reversed_range = make_home(tmp_path), "optimizer.lr=interval(1e-2,1e-4)"
+    printed = run(home, *WORDS, reversed_range, "hydra.sweep.dir=search", code=1)  # needs no -m
+    (said,) = [line for line in printed.splitlines() if line.startswith("Error: ")]
+    assert "hydra/sweeper=optuna cannot search this" in said and "low=0.01, high=0.0001" in said
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
 def test_a_search_without_any_loss_is_one_sentence(tmp_path):
     home = make_home(tmp_path)
     printed = run(home, "-m", *WORDS, "model.n_head=-1,-2", "hydra.sweeper.n_trials=1", code=1)

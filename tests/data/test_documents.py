@@ -122,6 +122,19 @@ def test_held_out_documents_are_not_of_train_however_it_is_cut(tmp_path, monkeyp
         assert not held_out & set(whole.vocabulary.symbols), "a word of train alone is in its vocabulary"
 
 
+@pytest.mark.parametrize("blank", ["{}\n\n", "\n{}\n", "\ufeff\n{}\n \t\n"])
+def test_blank_lines_are_no_documents_that_could_be_held_out(tmp_path, monkeypatch, blank):
+    texts = [f"d{i}" for i in range(40)]
+    write_documents(tmp_path / "files/train.jsonl", texts)
+    lines = (tmp_path / "files/train.jsonl").read_text().splitlines()
+    plain = prepared(tmp_path / "files", Level.byte, held_out=0.1)
+    (tmp_path / "files/train.jsonl").write_text("".join(map(blank.replace("\ufeff", "").format, lines)))
+    for size in (pieces.CHUNK, 30):
+        monkeypatch.setattr(pieces, "CHUNK", size)
+        spaced = prepared(tmp_path / "files", Level.byte, held_out=0.1, cache=str(tmp_path / f"cache {size}"))
+        assert all(texts_of(spaced, split) == texts_of(plain, split) for split in SPLITS)
+
+
 def test_only_the_split_that_is_missing_is_held_out(tmp_path):
     write_documents(tmp_path / "files/train.jsonl", [str(i) for i in range(40)])
     write_documents(tmp_path / "files/test.parquet", ["of its own", "two"])
@@ -132,6 +145,13 @@ def test_only_the_split_that_is_missing_is_held_out(tmp_path):
 def test_settings_without_effect_are_warned_of(tmp_path, caplog):
     prepared(write_splits(tmp_path / "files", ["a", "b"], "txt"), Level.byte, held_out=0.1, text_key="body")
     assert "data.held_out=0.1 has no effect" in caplog.text and "data.text_key=body has no effect" in caplog.text
+
+
+def test_files_without_any_document_are_said_to_be_empty(tmp_path):
+    write_splits(tmp_path / "files", ["a"], "jsonl")
+    (tmp_path / "files/train.jsonl").write_text("\n\n")
+    with pytest.raises(UserError, match="no documents in train: its files are empty"):
+        prepared(tmp_path / "files", Level.byte)
 
 
 def test_too_few_documents_to_hold_some_out_is_said_so(tmp_path):

@@ -96,5 +96,22 @@ def test_weights_of_another_model_are_refused_and_named(tmp_path, other, named):
 
 def test_the_settings_in_which_another_model_differs_are_named(tmp_path):
     settings = IDENTITY["model"] | {"d_model": 16}
+    checkpoint = saved_run(tmp_path).newest()
     with pytest.raises(UserError, match=r"another model: model\.d_model is 16, was 8; weight, bias do not match"):
-        saved_run(tmp_path).newest().load_weights(nn.Linear(2, 4), settings)
+        checkpoint.load_weights(nn.Linear(2, 4), settings)
+    with pytest.raises(UserError, match=r"another model: model\.name is stack, was lstm; repeat the settings"):
+        checkpoint.load_weights(nn.Linear(2, 4), settings | {"name": "stack"})
+
+
+def test_a_start_token_that_another_vocabulary_lacks_is_named(tmp_path):
+    checkpoint = saved_run(tmp_path).newest()
+    checkpoint.info["identity"]["data"]["name"] = "stdlib"
+    for size, hint in ((31, "documents have one entry more, their start token"), (90, "data=text data.path=FILE")):
+        with pytest.raises(UserError, match=f"another vocabulary.*{hint}"):
+            checkpoint.check_vocabulary({"vocab_size": size, "vocabulary_sha256": "b"})
+
+
+def test_a_text_that_has_changed_is_named(tmp_path):
+    other = IDENTITY | {"data": IDENTITY["data"] | {"vocabulary_sha256": "b"}}  # its digests are shorter here
+    with pytest.raises(UserError, match=r"another run or to another text: data\.vocabulary_sha256 is b, was a"):
+        saved_run(tmp_path).newest().check_same_run(other)

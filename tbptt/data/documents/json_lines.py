@@ -27,7 +27,7 @@ CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 @dataclass(frozen=True)
 class JsonLines:
-    """Whole lines of a file. The numbers of its documents are those of their lines."""
+    """Whole lines of a file. Its documents are numbered from `number` to before `stop`; blank lines are none."""
 
     path: Path
     key: str
@@ -39,10 +39,8 @@ class JsonLines:
 
     def pieces(self) -> Pieces:
         content = self.content if isinstance(self.content, bytes) else self.content.read()
-        lines = content.removeprefix(MARK if self.line == 0 else b"").split(b"\n")
-        present = [i for i, line in enumerate(lines) if line and not line.isspace()]
-        texts = pa.array([self._text(lines[i], i) for i in present], pa.large_string())
-        return whole_documents(texts, self.number + np.array(present, dtype=np.int64))
+        texts = [self._text(line, i) for i, line in _present(content, self.line)]
+        return whole_documents(pa.array(texts, pa.large_string()), self.number + np.arange(len(texts)))
 
     def _text(self, line: bytes, i: int) -> str:
         where = f"{self.path}, line {self.line + i + 1}"
@@ -65,6 +63,12 @@ class JsonLines:
         return text
 
 
+def _present(content: bytes, first: int) -> list[tuple[int, bytes]]:
+    """The lines that are not blank, each with its index. `first` is the number in the file of line 0."""
+    lines = content.removeprefix(MARK if first == 0 else b"").split(b"\n")
+    return [(i, line) for i, line in enumerate(lines) if line and not line.isspace()]
+
+
 def _kind(value: object) -> str:
     """What a JSON value is, for messages."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
@@ -72,15 +76,15 @@ def _kind(value: object) -> str:
 
 
 def json_chunks(path: Path, key: str, number: int) -> Iterator[JsonLines]:
-    """The chunks of a file, whose first line has this number."""
+    """The chunks of a file, whose first document has this number."""
     packed = path.suffix in CODECS
     start = line = 0
     with readable(path), open_unpacked(path) as file:
         while content := _next_lines(file, path, line):
-            count, size = content.count(b"\n") + (not content.endswith(b"\n")), len(content)
+            size, behind = len(content), number + len(_present(content, line))
             held: Source | bytes = content if packed else Source(path, start, start + size)
-            yield JsonLines(path, key, held, line, number + line, number + line + count, size)
-            start, line = start + size, line + count
+            yield JsonLines(path, key, held, line, number, behind, size)
+            start, line, number = start + size, line + content.count(b"\n"), behind
 
 
 def _next_lines(file: IO[bytes], path: Path, line: int) -> bytes:

@@ -23,7 +23,7 @@ CHUNK = 8 << 20  # bytes that a process reads at a time; results do not depend o
 
 @dataclass
 class Pieces:
-    """N pieces of documents, in order. `numbers` count the documents of a split from 0; blank lines count too."""
+    """N pieces of documents, in order. `numbers` count the documents of a split from 0."""
 
     texts: pa.Array  # (N,) large_string; large_binary for bytes that need not be UTF-8
     begins: np.ndarray  # (N,) bool: the piece begins a document

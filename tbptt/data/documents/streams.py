@@ -145,6 +145,8 @@ def _write(folder: Path, split: str, parts: list[Part], vocabulary: Vocabulary, 
             digests["starts_sha256"].update(indices)
             totals += Counter(tokens=len(ids) + len(begins), documents=len(begins), source_bytes=described["bytes"])
             totals["words"] += described.get("words", 0)
+    if not totals["documents"] and split == "train":
+        raise UserError(f"data={config.name} has no documents in train: its files are empty, or all of it is held out")
     if not totals["documents"] and isinstance(config, DocumentsConfig):
         raise UserError(
             f"data={config.name} has no documents in {split}, neither in files nor as data.held_out={config.held_out} "
