@@ -96,7 +96,7 @@ def draw(rows: list[dict], seeds: list[int], file: Path) -> None:
             style = {"label": way, "ls": "--" if way in CONTINUED else "-"}
             plot_seeds(panel, mine, seeds, f"C{index}", key="distance", **style)
         panel.axvline(SEGMENT, color="black", ls=":", lw=1)
-        panel.set_yscale("log")
+        panel.set(yscale="log", ylim=(1e-6, 1))  # less is float32's rounding
         label_positions(panel, model, "last tokens read from the empty state")
     panels[0].set_ylabel("total variation distance to having read all")
     panels[0].legend(fontsize="small", title="trained by; dotted: segment length")
