@@ -122,7 +122,7 @@ class Checkpoint:
             raise UserError(f"checkpoint {self.folder}: model.safetensors cannot be read ({error})") from error
         parameters = dict(model.named_parameters())
         wrong = sorted(saved.keys() ^ parameters.keys())
-        wrong += [name for name in saved.keys() & parameters.keys() if saved[name].shape != parameters[name].shape]
+        wrong += sorted(name for name in saved.keys() & parameters if saved[name].shape != parameters[name].shape)
         if wrong:
             raise UserError(f"checkpoint {self.folder} holds another model: {self._reasons(wrong, settings or {})}")
         with torch.no_grad():

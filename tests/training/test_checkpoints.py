@@ -97,7 +97,7 @@ def test_weights_of_another_model_are_refused_and_named(tmp_path, other, named):
 def test_the_settings_in_which_another_model_differs_are_named(tmp_path):
     settings = IDENTITY["model"] | {"d_model": 16}
     checkpoint = saved_run(tmp_path).newest()
-    with pytest.raises(UserError, match=r"another model: model\.d_model is 16, was 8; weight, bias do not match"):
+    with pytest.raises(UserError, match=r"another model: model\.d_model is 16, was 8; bias, weight do not match"):
         checkpoint.load_weights(nn.Linear(2, 4), settings)
     with pytest.raises(UserError, match=r"another model: model\.name is stack, was lstm; repeat the settings"):
         checkpoint.load_weights(nn.Linear(2, 4), settings | {"name": "stack"})
