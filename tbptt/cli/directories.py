@@ -31,7 +31,7 @@ def register() -> None:
     # Cached, because the jobs of a sweep have other overrides than the sweep itself.
     OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("by_rank", by_rank, replace=True)
-    OmegaConf.register_new_resolver("launcher_mode", launcher_mode, replace=True)
+    OmegaConf.register_new_resolver("hydra_mode", hydra_mode, replace=True)
 
 
 def run_dir(*, _root_: DictConfig) -> str:
@@ -99,7 +99,7 @@ def only_process(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def launcher_mode(*, _root_: DictConfig) -> str | None:
+def hydra_mode(*, _root_: DictConfig) -> str | None:
     """MULTIRUN for launchers that submit jobs, even a single one, and sweepers that search; else None: -m decides."""
     choices = _root_.hydra.runtime.choices
     return None if choices["hydra/launcher"] == choices["hydra/sweeper"] == "basic" else "MULTIRUN"

@@ -58,7 +58,7 @@ def open_loggers(config: LoggerConfig, run_dir: Path, step: int, run_config: dic
     if config.wandb:
         from tbptt.report.wandb_run import WandbRun
 
-        loggers.append(WandbRun(config, run_dir, run_config))
+        loggers.append(WandbRun(config, run_dir, step, run_config))
     if config.tensorboard:
         from tbptt.report.tensorboard import TensorBoardWriter
 

@@ -24,13 +24,18 @@ class WandbRun:
     """Starts or resumes the wandb run of a run directory, whose id is stored in the file wandb_id.
 
     A run that was killed repeats the steps after its last checkpoint, with the same numbers, and wandb does not take
-    back what it has: the steps that metrics.jsonl has, which is rewound after this, are not sent again.
+    back what it has: the steps that metrics.jsonl has, which is rewound after this, are not sent again. A training that
+    begins anew, perhaps with other settings, is another wandb run.
     """
 
-    def __init__(self, config: LoggerConfig, run_dir: Path, run_config: dict[str, Any]):
+    def __init__(self, config: LoggerConfig, run_dir: Path, step: int, run_config: dict[str, Any]):
+        """Of a run that starts, or continues, after `step`."""
         import wandb
 
         self.sent = _last_steps(run_dir) if (run_dir / ID).exists() else {}
+        if self.sent and step == 0:
+            (run_dir / ID).unlink()
+            self.sent = {}
         mode: Any = config.mode and config.mode.value  # None: WANDB_MODE or wandb's own settings files decide
         arguments: dict[str, Any] = {
             "project": config.project,

@@ -101,20 +101,27 @@ def test_runs_that_have_a_number_alone_are_called_by_their_sweep_too(tmp_path, s
     assert init.arguments["name"] == name
 
 
-@pytest.mark.parametrize("resumed", [0, 5])
-def test_a_killed_run_that_resumes_sends_every_point_once(tmp_path, started, resumed):
+@pytest.mark.parametrize("resumed", [5, 0])
+def test_a_killed_run_that_resumes_sends_every_point_once_and_one_that_begins_anew_is_another(
+    tmp_path, started, resumed
+):
     init, _ = started
+    ids = []
     for start, end in ((0, 8), (resumed, 12)):
         (other,) = open_loggers(LoggerConfig(wandb=True), tmp_path, start, {})
+        ids.append(init.arguments["id"])
         metrics = MetricsFile(tmp_path, start)
         logger = Loggers([metrics, other])
+        before = len(init.run.rows)
         for step in range(start + 1, end + 1):
             logger.write({"step": step, "loss": 1.0})
             if step % 4 == 0 and (step, end) != (8, 8):  # the first start is killed before its last validation
                 logger.write({"step": step, "split": "valid", "loss": 1.0})
         metrics.close()
+    assert (ids[0] == ids[1]) is (resumed > 0)
+    sent = init.run.rows[0 if resumed else before :]
     for split, steps in (("train", list(range(1, 13))), ("valid", [4, 8, 12])):
-        assert [row["step"] for row in init.run.rows if f"{split}/loss" in row] == steps
+        assert [row["step"] for row in sent if f"{split}/loss" in row] == steps
 
 
 def test_a_run_that_logs_to_wandb_from_its_second_start_on_sends_all_of_that(tmp_path, started):
