@@ -18,6 +18,10 @@ class Precision(Enum):
     fp64 = "fp64"  # for checks
 
 
+# Of glibc's malloc.h and Linux's mman.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, MADV_HUGEPAGE = -1, -2, -3, 14
+HUGE_PAGE, RESERVED = 2**21, 2**30
+
 MIXED = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
@@ -42,13 +46,23 @@ def keep_freed_memory() -> None:
     """Make malloc keep the memory of freed CPU tensors in this process, as PyTorch's caching allocator does on a GPU.
 
     By default glibc returns large blocks to the system, and every page costs a page fault when the next step allocates
-    them again.
+    them again. The first GiB lies on huge pages where the system has them: 512 times fewer faults, and the processor
+    looks up fewer addresses. It is reserved, not used: a process that needs less memory takes less.
     """
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc only; the constants are those of its malloc.h
-        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-        library.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value allowed
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if not hasattr(library, "mallopt"):
+        return
+    library.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value allowed
+    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    library.sbrk.restype, library.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    start = library.sbrk(0)
+    library.mallopt(M_TOP_PAD, RESERVED)
+    library.free(library.malloc(ctypes.c_size_t(2**24)))  # larger than what is left: the heap grows, by RESERVED more
+    library.mallopt(M_TOP_PAD, 2**17)  # glibc's default
+    start += -start % HUGE_PAGE
+    if (length := library.sbrk(0) - start) > 0:
+        library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), MADV_HUGEPAGE)
 
 
 def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
