@@ -159,29 +159,38 @@ def gated_delta_rule(
     Within a chunk the values that are written, u = b (v - what S held under k), depend on each other through a unit
     lower triangular matrix, which is solved for all chunks at once.
     """
-    T, V = q_BHTK.shape[2], v_BHTV.shape[-1]
-    q, k, v = (
-        split_chunks(x, chunk).contiguous() for x in (q_BHTK, k_BHTK, v_BHTV)
-    )  # copied once, not by every product
-    decays, beta = LogDecays(log_decay_BHT, chunk, since_BT), split_chunks(beta_BHT, chunk).unsqueeze(-1)
-    D, from_start, to_end = (
-        decays.between().exp(),
-        decays.from_start().exp().unsqueeze(-1),
-        decays.to_end().exp().unsqueeze(-1),
-    )
-    k_beta = k * beta
-    # Only the part below the diagonal is read; its diagonal counts as 1.
-    mixed = (k_beta @ k.transpose(-1, -2)) * D
-    right = torch.cat([v * beta, k_beta * from_start], dim=-1)
-    # Solved from the right, transposed, since LAPACK counts along columns: else both sides would be copied into them.
-    solved = torch.linalg.solve_triangular(mixed.mT, right.mT, upper=True, left=False, unitriangular=True).mT
-    U, W = solved.split([V, right.shape[-1] - V], dim=-1)
-    k_end, kept = (k * to_end).transpose(-1, -2), decays.across().exp()[..., None, None]
+    T = q_BHTK.shape[2]
+    q, k, v, beta = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV, beta_BHT))
+    q, k, v = (x.contiguous() for x in (q, k, v))  # copied once, not by every product
+    decays = LogDecays(log_decay_BHT, chunk, since_BT)
+    D, from_start, to_end = (x.exp() for x in (decays.between(), decays.from_start(), decays.to_end()))
+    k_start, k_end = k * from_start.unsqueeze(-1), (k * to_end.unsqueeze(-1)).mT
+    mixed = UnitTriangularInverse.apply((k @ k.mT) * (D * beta.unsqueeze(-1))) * beta.unsqueeze(-2)
+    kept = decays.across().exp()[..., None, None]
     starts, written, S = [], [], S_BHKV.flatten(0, 1)
-    for U_n, W_n, k_n, kept_n in zip(*(x.flatten(0, 1).unbind(1) for x in (U, W, k_end, kept))):
+    for v_n, k_start_n, k_end_n, mixed_n, kept_n in zip(
+        *(x.flatten(0, 1).unbind(1) for x in (v, k_start, k_end, mixed, kept))
+    ):
         starts.append(S)
-        written.append(torch.baddbmm(U_n, W_n, S, alpha=-1))
-        S = torch.baddbmm(S * kept_n, k_n, written[-1])
+        written.append(mixed_n @ torch.baddbmm(v_n, k_start_n, S, alpha=-1))
+        S = torch.baddbmm(S * kept_n, k_end_n, written[-1])
     start, u = (torch.stack(x, 1).unflatten(0, S_BHKV.shape[:2]) for x in (starts, written))
-    outputs = (q @ start) * from_start + ((q @ k.transpose(-1, -2)) * D) @ u
+    outputs = (q * from_start.unsqueeze(-1)) @ start + ((q @ k.mT) * D) @ u
     return join_chunks(outputs, T), S.view_as(S_BHKV)
+
+
+class UnitTriangularInverse(torch.autograd.Function):
+    """(1 + A)^-1 of the part of A (..., C, C) below the diagonal; the rest is not read, and gets no gradient."""
+
+    @staticmethod
+    def forward(ctx, A: Tensor) -> Tensor:
+        one = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
+        # Solved from the right, transposed, since LAPACK counts along columns: else both would be copied into them.
+        inverse = torch.linalg.solve_triangular(A.mT, one.mT, upper=True, left=False, unitriangular=True).mT
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx, d_inverse: Tensor) -> Tensor:
+        (inverse,) = ctx.saved_tensors
+        return (inverse.mT @ d_inverse @ inverse.mT).neg_().tril_(-1)
