@@ -20,6 +20,8 @@ from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
 
+SMALLEST_PIECE = 64  # queries that attention takes at once
+
 
 class QueryKeyNorm(Enum):
     none = "none"
@@ -163,37 +165,31 @@ def window_attention(
 ) -> Tensor:
     """Softmax attention (B, H, T, E) of queries, those of the last T keys, to the last `window` keys up to their own.
 
-    With `since_BT`, to their own and at most that many before it. Many queries are taken in N blocks of `window`, each
-    with as many keys before it and its own: linear in T.
+    With `since_BT`, to their own and at most that many before it. Many queries are taken in pieces of half a window,
+    each with the blocks of keys that it sees: linear in T.
     """
-    H, T, memory = *q_BHTE.shape[1:3], k_BHKE.shape[2] - q_BHTE.shape[2]
+    T, memory = q_BHTE.shape[2], k_BHKE.shape[2] - q_BHTE.shape[2]
     if window is not None and memory > window:  # of a wider window, before its context was set to this one
         memory, k_BHKE, v_BHKE = window, k_BHKE[:, :, memory - window :], v_BHKE[:, :, memory - window :]
-    if window is None or 2 * window >= T:
+    if window is None or (size := max(SMALLEST_PIECE, window // 2)) >= T:
         return F.scaled_dot_product_attention(q_BHTE, k_BHKE, v_BHKE, seen(T, memory, window, q_BHTE.device, since_BT))
-    padding, missing = -T % window, window - memory
-    q = F.pad(q_BHTE, (0, 0, 0, padding)).unflatten(2, (-1, window))
-    blocks = (F.pad(x, (0, 0, missing, padding)).unflatten(2, (-1, window)) for x in (k_BHKE, v_BHKE))
-    k, v = (torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3) for x in blocks)
-    N = q.shape[2]
-    if since_BT is None:  # blocks beside the heads: one mask for all lanes
-        seen_NIJ = seen(window, window, window, q.device).repeat(N, 1, 1)
-        seen_NIJ[0, :, :missing] = False
-        q, k, v = (x.flatten(1, 2) for x in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, seen_NIJ.repeat(H, 1, 1))
-        return y.unflatten(1, (H, N)).flatten(2, 3)[:, :, :T]
-    # Blocks beside the lanes: one mask for all heads.
-    since_BNI = F.pad(since_BT, (0, padding)).unflatten(1, (N, window))
-    seen_B1NIJ = seen(window, window, window, q.device, since_BNI)
-    seen_B1NIJ[:, :, 0, :, :missing] = False
-    q, k, v, seen_X1IJ = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v, seen_B1NIJ))
-    y = F.scaled_dot_product_attention(q, k, v, seen_X1IJ)
-    return y.unflatten(0, (-1, N)).transpose(1, 2).flatten(2, 3)[:, :, :T]
+    q_pieces = q_BHTE.split(size, dim=2)
+    remembered = [memory % size] * (memory % size > 0) + [size] * (memory // size)
+    sizes = remembered + [q.shape[2] for q in q_pieces]
+    k_blocks, v_blocks = k_BHKE.split(sizes, dim=2), v_BHKE.split(sizes, dim=2)
+    reach, start, outputs = -(-(window - 1) // size), 0, []
+    for own, q in enumerate(q_pieces, len(remembered)):
+        k, v = (torch.cat(x[max(0, own - reach) : own + 1], dim=2) for x in (k_blocks, v_blocks))
+        since_BI = None if since_BT is None else since_BT[:, start : start + q.shape[2]]
+        visible = seen(q.shape[2], k.shape[2] - q.shape[2], window, q.device, since_BI)
+        outputs.append(F.scaled_dot_product_attention(q, k, v, visible))
+        start += size
+    return torch.cat(outputs, dim=2)
 
 
 def seen(queries: int, memory: int, window: int | None, device: torch.device, since_BT: Tensor | None = None) -> Tensor:
-    """Which keys the queries see, (queries, memory + queries); (B, 1, ...) with `since_BT`, its last axis queries."""
+    """Which keys the queries see, (queries, memory + queries); (B, 1, ...) with `since_BT`."""
     position = torch.arange(memory + queries, device=device)
     distance = position[memory:, None] - position
     visible = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-    return visible if since_BT is None else visible & (distance <= since_BT[:, None, ..., None])
+    return visible if since_BT is None else visible & (distance <= since_BT[:, None, :, None])
