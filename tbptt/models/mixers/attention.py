@@ -18,6 +18,7 @@ from tbptt.errors import UserError
 from tbptt.models.attention.remembered import next_remembered, visible_before
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
+from tbptt.models.norms import rms_norm
 from tbptt.models.protocol import State
 
 SMALLEST_PIECE = 64  # queries that attention takes at once
@@ -147,7 +148,7 @@ class WindowAttention(Mixer):
         weight: Tensor = self.query_norm_weight if what == "query" else self.key_norm_weight
         if self.qk_norm is QueryKeyNorm.head_plus_one:
             weight = 1 + weight
-        return F.rms_norm(x.unflatten(-1, (-1, len(weight))), (len(weight),), weight, self.norm_eps).flatten(-2)
+        return rms_norm(x.unflatten(-1, (-1, len(weight))), weight, self.norm_eps).flatten(-2)
 
     def _rotated(self, x_BHTE: Tensor, position_T: Tensor) -> Tensor:
         """Rotary positions (Su et al. 2021) of the first channels, halves of them being paired."""

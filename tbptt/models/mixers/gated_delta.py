@@ -17,6 +17,7 @@ from tbptt.models.mixers.initialisation import init_linear, init_log_decay, init
 from tbptt.models.mixers.joined_linear import joined_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.mixers.short_convolution import ShortConvolution
+from tbptt.models.norms import rms_norm
 from tbptt.models.protocol import State
 
 
@@ -102,7 +103,7 @@ class GatedDelta(Mixer):
                 q_BGTK, k_BGTK, v_BGTV, log_decay_BTG.transpose(1, 2), beta_BTG.transpose(1, 2), state["S"],
                 self.chunk_len, since_BT,
             )  # fmt: skip
-            o_BTGV = F.rms_norm(o_BGTV.transpose(1, 2), (V,), self.norm_weight_V.to(dtype), self.norm_eps)
+            o_BTGV = rms_norm(o_BGTV.transpose(1, 2), self.norm_weight_V.to(dtype), self.norm_eps)
         gated = o_BTGV.flatten(-2) * F.silu(self.gate(x_BTD))
         return self.output(gated.to(x_BTD.dtype)), {"S": S, "past": past}
 
@@ -114,4 +115,5 @@ class GatedDelta(Mixer):
 
 def _with_length(length: float, x: Tensor) -> Tensor:
     """The vectors of the last axis, all of one length."""
-    return x * (length * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6))
+    K = x.shape[-1]
+    return rms_norm(x, x.new_full((K,), length * K**-0.5), 1e-6 / K)

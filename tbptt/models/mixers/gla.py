@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tbptt.models.mixers.chunks import channel_decay_attention
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
+from tbptt.models.norms import rms_norm
 from tbptt.models.protocol import State
 
 DECAY_ROOT = 16  # the decay is the 16th root of a sigmoid: slow at first
@@ -67,7 +68,7 @@ class GLA(Mixer):
         return {"S": self.state_zeros(batch_size, self.n_head, self.d_key, self.d_value)}
 
     def forward(self, x_BTD: Tensor, state: State, since_BT: Tensor | None = None) -> tuple[Tensor, State]:
-        H, K, V, dtype = self.n_head, self.d_key, self.d_value, state["S"].dtype
+        H, K, dtype = self.n_head, self.d_key, state["S"].dtype
         q_BHTK, k_BHTK, v_BHTV = (
             layer(x_BTD).to(dtype).unflatten(-1, (H, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
@@ -79,6 +80,6 @@ class GLA(Mixer):
             o_BHTV, S = recurrence(
                 q_BHTK * K**-0.5, k_BHTK, v_BHTV, log_decay_BHTK, state["S"], self.chunk_len, since_BT
             )
-            o_BTHV = F.rms_norm(o_BHTV.transpose(1, 2), (V,), self.norm_weight_V.to(dtype), self.norm_eps)
+            o_BTHV = rms_norm(o_BHTV.transpose(1, 2), self.norm_weight_V.to(dtype), self.norm_eps)
         gated = o_BTHV.flatten(-2) * F.silu(self.gate(x_BTD))
         return self.output(gated.to(x_BTD.dtype)), {"S": S}

@@ -18,6 +18,7 @@ from tbptt.models.mixers.initialisation import init_linear, init_log_decay, init
 from tbptt.models.mixers.joined_linear import joined_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.mixers.short_convolution import ShortConvolution
+from tbptt.models.norms import rms_norm
 from tbptt.models.protocol import State
 
 
@@ -112,5 +113,5 @@ class Mamba2(Mixer):
             )
             y_BHTP = y_BHTP + self.skip_H.to(dtype)[:, None, None] * v_BHTP
         gated_BTE = y_BHTP.transpose(1, 2).flatten(-2) * F.silu(self.gate(x_BTD))
-        normed = F.rms_norm(gated_BTE.unflatten(-1, (G, -1)), (H * P // G,), eps=self.norm_eps).flatten(-2)
+        normed = rms_norm(gated_BTE.unflatten(-1, (G, -1)), None, self.norm_eps).flatten(-2)
         return self.output((normed * self.norm_weight_E).to(x_BTD.dtype)), {"S": S, "past": past}
