@@ -59,7 +59,7 @@ def peer_model(name: str, chunk: int) -> Any:
     return transformers.OlmoHybridForCausalLM(config)
 
 
-def work_as_the_peer(name: str, chunk: int, tokens_file: str) -> None:
+def work_as_the_peer(name: str, chunk: int, precision: str, tokens_file: str) -> None:
     import torch
 
     from experiments.compare import take_turns
@@ -75,7 +75,8 @@ def work_as_the_peer(name: str, chunk: int, tokens_file: str) -> None:
         tokens_BT = tokens_BL[:, position : position + LENGTH]
         position = (position + LENGTH) % (tokens_BL.shape[1] - LENGTH)
         optimizer.zero_grad()
-        loss = model(input_ids=tokens_BT, labels=tokens_BT).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(input_ids=tokens_BT, labels=tokens_BT).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -91,12 +92,12 @@ def our_parameters(name: str) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def compare(python: str, name: str, chunk: int, turns: int) -> dict[str, Any]:
+def compare(python: str, name: str, chunk: int, precision: str, turns: int) -> dict[str, Any]:
     """A row. SystemExit if the two models differ in their number of parameters."""
     from experiments.compare import Worker, in_turns, version
     from experiments.throughput import zipf_tokens
 
-    command = [python, "-m", "experiments.recurrent_peer", "--peer-chunk", str(chunk), name]
+    command = [python, "-m", "experiments.recurrent_peer", "--peer-chunk", str(chunk), "--precision", precision, name]
     where = {"cwd": HERE.parent, "env": os.environ | {"PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}}
     counted = subprocess.run([*command, "--count"], **where, check=True, stdout=subprocess.PIPE).stdout
     if int(counted) != our_parameters(name):
@@ -105,7 +106,8 @@ def compare(python: str, name: str, chunk: int, turns: int) -> dict[str, Any]:
         file = str(Path(folder) / "tokens.npy")
         np.save(file, zipf_tokens(200 * LANES * LENGTH, WORDS))
         peer = Worker([*command, "--worker", file], **where)
-        found = in_turns(peer, version(HERE.parent, [*OURS[name], *SHAPE], WORDS), turns)
+        ours = [*OURS[name], *SHAPE, f"trainer.precision={precision}"]
+        found = in_turns(peer, version(HERE.parent, ours, WORDS), turns)
     row = {"model": name, "parameters": int(counted), "peer_ms": found["before_ms"]}
     row |= {"our_ms": found["now_ms"], "ratio": found["ratio"]}
     for side in ("peer", "our"):
@@ -117,6 +119,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="a Python interpreter that has transformers, then models")
     parser.add_argument("--peer-chunk", type=int, default=64, help="tokens of a chunk of the peer's Mamba-2")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of both")
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=HERE)
     parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
@@ -137,14 +140,14 @@ if __name__ == "__main__":
     if options.count:
         print(sum(parameter.numel() for parameter in peer_model(options.models[0], options.peer_chunk).parameters()))
     elif options.worker:
-        work_as_the_peer(options.models[0], options.peer_chunk, options.worker)
+        work_as_the_peer(options.models[0], options.peer_chunk, options.precision, options.worker)
     else:
         from experiments.mixers import machine
 
         (options.folder / "logs").mkdir(parents=True, exist_ok=True)
-        rows = []
+        rows, about = [], {"peer_chunk": options.peer_chunk, "precision": options.precision}
         for name in options.models:
-            rows.append(compare(options.python, name, options.peer_chunk, options.turns))
+            rows.append(compare(options.python, name, options.peer_chunk, options.precision, options.turns))
             print(json.dumps(rows[-1]), flush=True)
         with open(options.folder / "logs/recurrent_peer.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row | {"peer_chunk": options.peer_chunk} | machine()) + "\n" for row in rows)
+            file.writelines(json.dumps(row | about | machine()) + "\n" for row in rows)

@@ -74,9 +74,12 @@ class LogDecays:
 
 
 def _hide(x: Tensor, mask_BN: Tensor) -> Tensor:
-    """-inf where the mask is set, in all heads and channels: it has the axes of x, but no heads and no channels."""
-    mask = mask_BN.unsqueeze(1)
-    return x.masked_fill(mask.view(*mask.shape, *[1] * (x.dim() - mask.dim())), -torch.inf)
+    """-inf where the mask is set, in all heads and channels: it has the axes of x, but no heads and no channels.
+
+    Added, since a sum needs no pass of its own in the backward pass.
+    """
+    hidden = torch.zeros(mask_BN.shape, dtype=x.dtype, device=x.device).masked_fill_(mask_BN, -torch.inf).unsqueeze(1)
+    return x + hidden.view(*hidden.shape, *[1] * (x.dim() - hidden.dim()))
 
 
 def carry(S_BHKV: Tensor, kept_BHN: Tensor, added_BHNKV: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,8 +95,9 @@ class GatedDelta(Mixer):
         q_BGTK = self._value_heads_of(_with_length(K**-0.5, q.unflatten(-1, (H, K))))
         k_BGTK = self._value_heads_of(_with_length(1.0, k.unflatten(-1, (H, K))))
         v_BGTV = v.unflatten(-1, (G, V)).transpose(1, 2)
-        beta_BTG = self.beta_scale * self.beta(x_BTD).to(dtype).sigmoid()
-        log_decay_BTG = -self.A_log_G.to(dtype).exp() * F.softplus(self.decay(x_BTD).to(dtype) + self.dt_bias_G)
+        beta_BTG, decay_BTG = joined_linear(x_BTD, self.beta, self.decay).to(dtype).split(G, dim=-1)
+        beta_BTG = self.beta_scale * beta_BTG.sigmoid()
+        log_decay_BTG = -self.A_log_G.to(dtype).exp() * F.softplus(decay_BTG + self.dt_bias_G)
         recurrence = self.recurrence(gated_delta_rule, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
             o_BGTV, S = recurrence(
