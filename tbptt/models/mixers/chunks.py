@@ -167,19 +167,21 @@ def gated_delta_rule(
     q, k, v = (x.contiguous() for x in (q, k, v))  # copied once, not by every product
     decays = LogDecays(log_decay_BHT, chunk, since_BT)
     D, from_start, to_end = (x.exp() for x in (decays.between(), decays.from_start(), decays.to_end()))
-    k_start, k_end = k * from_start.unsqueeze(-1), (k * to_end.unsqueeze(-1)).mT
+    # Of the opposite sign, since `alpha=-1` would cost a pass of its own in the backward pass.
+    minus_k_start, k_end = k * -from_start.unsqueeze(-1), (k * to_end.unsqueeze(-1)).mT
     mixed = UnitTriangularInverse.apply((k @ k.mT) * (D * beta.unsqueeze(-1))) * beta.unsqueeze(-2)
     kept = decays.across().exp()[..., None, None]
     starts, written, S = [], [], S_BHKV.flatten(0, 1)
-    for v_n, k_start_n, k_end_n, mixed_n, kept_n in zip(
-        *(x.flatten(0, 1).unbind(1) for x in (v, k_start, k_end, mixed, kept))
+    for v_n, minus_k_n, k_end_n, mixed_n, kept_n in zip(
+        *(x.flatten(0, 1).unbind(1) for x in (v, minus_k_start, k_end, mixed, kept))
     ):
         starts.append(S)
-        written.append(mixed_n @ torch.baddbmm(v_n, k_start_n, S, alpha=-1))
+        written.append(mixed_n @ torch.baddbmm(v_n, minus_k_n, S))
         S = torch.baddbmm(S * kept_n, k_end_n, written[-1])
     start, u = (torch.stack(x, 1).unflatten(0, S_BHKV.shape[:2]) for x in (starts, written))
-    outputs = (q * from_start.unsqueeze(-1)) @ start + ((q @ k.mT) * D) @ u
-    return join_chunks(outputs, T), S.view_as(S_BHKV)
+    carried = (q * from_start.unsqueeze(-1)) @ start
+    outputs = torch.baddbmm(carried.flatten(0, 2), ((q @ k.mT) * D).flatten(0, 2), u.flatten(0, 2))
+    return join_chunks(outputs.view_as(carried), T), S.view_as(S_BHKV)
 
 
 class UnitTriangularInverse(torch.autograd.Function):
