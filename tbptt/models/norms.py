@@ -36,7 +36,7 @@ class FewPassRMSNorm(torch.autograd.Function):
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, inverse, weight_D = ctx.saved_tensors
         product, D = dy * x, x.shape[-1]
-        d_weight = inverse.flatten() @ product.reshape(-1, D) if ctx.needs_input_grad[1] else None
+        d_weight = (inverse.reshape(1, -1) @ product.reshape(-1, D))[0] if ctx.needs_input_grad[1] else None
         along = product.sum(-1) if weight_D is None else product @ weight_D
         scaled = dy if weight_D is None else dy * weight_D
         along = along.unsqueeze(-1) * inverse.square().div_(D)
