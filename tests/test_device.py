@@ -11,31 +11,40 @@ import resource, torch
 from tbptt.device import keep_freed_memory
 torch.set_num_threads(1)
 keep_freed_memory()
-def faults(times):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(times):
-        [torch.zeros(500_000) for _ in range(40)]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(3), faults(5))
+def use():
+    [torch.zeros(500_000) for _ in range(40)]
+for _ in range(3):
+    use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+ADVICE = """
+import torch
+from tbptt.device import keep_freed_memory
+keep_freed_memory()
+address, inside = [torch.zeros(500_000) for _ in range(10)][-1].data_ptr(), False
+for line in open("/proc/self/smaps", encoding="utf-8"):
+    first, *rest = line.split()
+    if "-" in first:
+        start, end = (int(x, 16) for x in first.split("-"))
+        inside = start <= address < end
+    elif first == "VmFlags:" and inside:
+        print("hg" in rest)
+"""
 
 
-def faults() -> tuple[int, int]:
-    """Page faults while 80 MB are used for the first times, and later."""
-    result = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
-    first, later = map(int, result.stdout.split())
-    return first, later
+def output(script: str) -> str:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout.strip()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how memory is given back is glibc's")
 @pytest.mark.parametrize("_", range(3))  # without keep_freed_memory, two processes in three have 97,500 faults
 def test_freed_memory_is_used_again_without_page_faults(_):
-    assert faults()[1] < 1000
+    assert int(output(FAULTS)) < 1000
 
 
-@pytest.mark.skipif(
-    not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(encoding="utf-8"), reason="no huge pages here"
-)
-def test_memory_lies_on_huge_pages():
-    assert faults()[0] < 5000  # 19,500 pages of 4 KB
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here")
+def test_memory_is_to_lie_on_huge_pages():
+    assert output(ADVICE) == "True"
