@@ -11,7 +11,7 @@ from tbptt.cli.config import as_dict
 from tbptt.cli.directories import without_neutral
 from tbptt.errors import UserError
 from tbptt.models.attention.choice import Attention
-from tbptt.models.mixers import RelativeAttentionConfig
+from tbptt.models.mixers import AttentionConfig, GatedDeltaConfig, RelativeAttentionConfig
 from tbptt.models.protocol import detach, map_state
 from tbptt.models.stack import StackConfig
 from tests.helpers import assert_close, assert_relatively_close
@@ -106,6 +106,19 @@ def test_layers_repeat():
         ({"embedding_scale": 2.0}, "model.embedding_scale=2.0 is only for model.scale_embedding=true"),
         ({"layers": ["rg_lru"], "d_model": 6, "d_embed": 6}, "model.rg_lru.width=6 must be a multiple"),
         ({"layers": ["relative_attention"], "d_model": 7}, "model.d_model=7 must be even"),
+        (
+            {"gated_delta": GatedDeltaConfig(n_head=2, n_value_head=3)},
+            "model.gated_delta.n_value_head=3 must be a multiple of model.gated_delta.n_head=2",
+        ),
+        ({"gated_delta": GatedDeltaConfig(n_value_head=0)}, "model.gated_delta.n_value_head=0 must be 1 or more"),
+        (
+            {"layers": ["attention"], "attention": AttentionConfig(n_head=4, n_kv_head=3)},
+            "model.attention.n_head=4 must be a multiple of model.attention.n_kv_head=3",
+        ),
+        (
+            {"layers": ["attention"], "attention": AttentionConfig(n_kv_head=0)},
+            "model.attention.n_kv_head=0 must be 1 or more",
+        ),
     ],
 )
 def test_impossible_stacks_are_refused(settings, words):

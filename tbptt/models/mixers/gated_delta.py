@@ -39,8 +39,8 @@ class GatedDeltaConfig(MixerConfig):
         return self.n_value_head or self.n_head
 
     def check(self, d_model: int) -> None:
-        self.check_at_least(1, "n_head", "value_heads", "d_key", "d_value", "conv_width", "chunk_len")
-        self.check_divides("n_head", "value_heads")
+        self.check_at_least(1, "n_head", "n_value_head", "d_key", "d_value", "conv_width", "chunk_len")
+        self.check_divides("n_head", "n_value_head")
 
     def kernel_sizes(self) -> tuple[int, int]:
         return self.d_key, self.d_value

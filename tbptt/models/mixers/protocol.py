@@ -43,16 +43,15 @@ class MixerConfig:
         return None
 
     def check_at_least(self, least: int, *keys: str) -> None:
+        """A key that is None takes its value from another one."""
         for key in keys:
-            if getattr(self, key) < least:
-                raise UserError(f"model.{self.NAME}.{key}={getattr(self, key)} must be {least} or more")
+            if (value := getattr(self, key)) is not None and value < least:
+                raise UserError(f"model.{self.NAME}.{key}={value} must be {least} or more")
 
     def check_divides(self, part: str, whole: str) -> None:
-        if getattr(self, whole) % getattr(self, part):
-            raise UserError(
-                f"model.{self.NAME}.{whole}={getattr(self, whole)} must be a multiple of "
-                f"model.{self.NAME}.{part}={getattr(self, part)}"
-            )
+        n, total = getattr(self, part), getattr(self, whole)
+        if n is not None and total is not None and total % n:
+            raise UserError(f"model.{self.NAME}.{whole}={total} must be a multiple of model.{self.NAME}.{part}={n}")
 
 
 class Mixer(nn.Module):
