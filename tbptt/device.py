@@ -20,7 +20,7 @@ class Precision(Enum):
 
 # Of glibc's malloc.h and Linux's mman.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, MADV_HUGEPAGE = -1, -2, -3, 14
-HUGE_PAGE, RESERVED = 2**21, 2**30
+HUGE_PAGE, RESERVED = 2**21, 2**30  # bytes
 
 MIXED = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -50,7 +50,7 @@ def keep_freed_memory() -> None:
     looks up fewer addresses. It is reserved, not used: a process that needs less memory takes less.
     """
     library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
+    if not hasattr(library, "mallopt"):  # not glibc
         return
     library.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value allowed
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

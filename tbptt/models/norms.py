@@ -6,6 +6,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -33,6 +34,7 @@ class FewPassRMSNorm(torch.autograd.Function):
         return x * inverse if weight_D is None else (x * inverse).mul_(weight_D)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, inverse, weight_D = ctx.saved_tensors
         product, D = dy * x, x.shape[-1]

@@ -52,8 +52,8 @@ class AttentionConfig(MixerConfig):
         return self.n_kv_head or self.n_head
 
     def check(self, d_model: int) -> None:
-        self.check_at_least(1, "n_head", "kv_heads", "d_head")
-        self.check_divides("kv_heads", "n_head")
+        self.check_at_least(1, "n_head", "n_kv_head", "d_head")
+        self.check_divides("n_kv_head", "n_head")
         if self.window is not None and self.window < 1:
             raise UserError(f"model.attention.window={self.window} must be 1 or more, or null for all tokens")
         if self.rotary_base <= 0:
@@ -178,13 +178,12 @@ def window_attention(
     remembered = [memory % size] * (memory % size > 0) + [size] * (memory // size)
     sizes = remembered + [q.shape[2] for q in q_pieces]
     k_blocks, v_blocks = k_BHKE.split(sizes, dim=2), v_BHKE.split(sizes, dim=2)
-    reach, start, outputs = -(-(window - 1) // size), 0, []
-    for own, q in enumerate(q_pieces, len(remembered)):
+    since_pieces = [None] * len(q_pieces) if since_BT is None else since_BT.split(size, dim=1)
+    reach, outputs = -(-(window - 1) // size), []
+    for own, (q, since_BI) in enumerate(zip(q_pieces, since_pieces), len(remembered)):
         k, v = (torch.cat(x[max(0, own - reach) : own + 1], dim=2) for x in (k_blocks, v_blocks))
-        since_BI = None if since_BT is None else since_BT[:, start : start + q.shape[2]]
         visible = seen(q.shape[2], k.shape[2] - q.shape[2], window, q.device, since_BI)
         outputs.append(F.scaled_dot_product_attention(q, k, v, visible))
-        start += size
     return torch.cat(outputs, dim=2)
 
 

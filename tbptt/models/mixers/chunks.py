@@ -160,7 +160,7 @@ def gated_delta_rule(
     """S_t = a_t (1 - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T (Yang et al. 2024): outputs (B, H, T, V), final state.
 
     Within a chunk the values that are written, u = b (v - what S held under k), depend on each other through a unit
-    lower triangular matrix, which is solved for all chunks at once.
+    lower triangular matrix, inverted for all chunks at once: u = mixed (v - what the chunk's first state holds).
     """
     T = q_BHTK.shape[2]
     q, k, v, beta = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV, beta_BHT))
