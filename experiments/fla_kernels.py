@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config, chunks
+from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.kernels import FUSED, Kernels, Recurrence, fused
 from tbptt.models.protocol import detach
 from tbptt.models.stack import FeedForwardKind, StackConfig
@@ -59,7 +60,7 @@ def compare_form(plain: Recurrence) -> None:
     q, k = (F.normalize(normal(B, H, T, K), dim=-1) for _ in range(2))
     decays = (B, H, T, K) if plain is chunks.channel_decay_attention else (B, H, T)
     inputs = {"q": q, "k": k, "v": normal(B, H, T, V), "log_decay": -F.softplus(normal(*decays) - 3)}
-    if plain is chunks.gated_delta_rule:
+    if plain is gated_delta_rule:
         inputs["beta"] = normal(B, H, T).sigmoid()
     inputs["state"] = normal(B, H, K, V)
     given = normal(B, H, T, V), normal(B, H, K, V)

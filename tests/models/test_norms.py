@@ -1,10 +1,10 @@
-"""RMS norms on a processor are torch's: values and gradients."""
+"""Norms on a processor are their definitions: values and gradients."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tbptt.models.norms import rms_norm
+from tbptt.models.norms import rms_norm, unit_length
 from tests.helpers import assert_close
 
 
@@ -21,6 +21,15 @@ def test_few_passes_are_torchs_norm(shape, transposed, weighted):
     assert_close(ours, theirs, 1e-14)
     for found, expected in zip(torch.autograd.grad(ours, inputs, dy), torch.autograd.grad(theirs, inputs, dy)):
         assert_close(found, expected, 1e-13)
+
+
+def test_vectors_of_length_one():
+    x = torch.randn(3, 5, 4, dtype=torch.float64).transpose(0, 1).requires_grad_()
+    dy = torch.randn_like(x)
+    ours, definition = unit_length(x, 1e-3), x / (x.square().sum(-1, keepdim=True) + 1e-3).sqrt()
+    assert_close(ours, definition, 1e-14)
+    gradients = (torch.autograd.grad(y, x, dy)[0] for y in (ours, definition))
+    assert_close(*gradients, 1e-13)
 
 
 def test_nothing_divides_by_zero():

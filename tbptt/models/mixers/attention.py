@@ -157,8 +157,9 @@ class WindowAttention(Mixer):
             return x_BHTE
         angle = position_T[:, None].to(torch.promote_types(x_BHTE.dtype, torch.float32)) * self.inverse_frequency
         cos, sin = (f(angle).to(x_BHTE.dtype) for f in (torch.cos, torch.sin))
-        first, second, rest = x_BHTE.split([half, half, x_BHTE.shape[-1] - 2 * half], dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+        rotary, rest = x_BHTE.split([2 * half, x_BHTE.shape[-1] - 2 * half], dim=-1)
+        rotated = rotary * torch.cat([cos, cos], dim=-1) + rotary.roll(half, dims=-1) * torch.cat([-sin, sin], dim=-1)
+        return torch.cat([rotated, rest], dim=-1) if rest.shape[-1] else rotated
 
 
 def window_attention(

@@ -29,11 +29,13 @@ def join_chunks(x: Tensor, length: int) -> Tensor:
     return x.flatten(2, 3)[:, :, :length]
 
 
-def document_starts(since_BT: Tensor, chunk: int) -> Tensor:
+def document_starts(since_BT: Tensor | None, chunk: int) -> Tensor | None:
     """The index in its chunk at which each token's document starts, (B, N, C); below 0: before the chunk.
 
-    Padded tokens belong to the last document.
+    Padded tokens belong to the last document. None: there are no starts.
     """
+    if since_BT is None:
+        return None
     T = since_BT.shape[1]
     start_BT = torch.arange(T, device=since_BT.device) - since_BT
     if padding := -T % chunk:
@@ -45,11 +47,11 @@ def document_starts(since_BT: Tensor, chunk: int) -> Tensor:
 class LogDecays:
     """What is left in chunks, in logarithms: sums of the log decays of every token, and -inf where nothing is left."""
 
-    def __init__(self, log_decay_BHT: Tensor, chunk: int, since_BT: Tensor | None):
-        """Of (B, H, T), or of (B, H, T, K), where all results have K as their last axis too."""
-        self.c_BHNC = split_chunks(log_decay_BHT, chunk).cumsum(3)
-        self.token_C = torch.arange(chunk, device=log_decay_BHT.device)
-        self.start_BNC = None if since_BT is None else document_starts(since_BT, chunk)
+    def __init__(self, log_decay_BHNC: Tensor, start_BNC: Tensor | None):
+        """Of (B, H, N, C), or of (B, H, N, C, K), where all results have K as their last axis too."""
+        self.c_BHNC = log_decay_BHNC.cumsum(3)
+        self.token_C = torch.arange(log_decay_BHNC.shape[3], device=log_decay_BHNC.device)
+        self.start_BNC = start_BNC
 
     def between(self) -> Tensor:
         """At token i of what came in at j <= i of the same chunk, (B, H, N, C, C)."""
@@ -110,7 +112,8 @@ def scalar_decay_attention(
     """
     G, T = q_BGTK.shape[1:3]
     q, k = (split_chunks(x, chunk) for x in (q_BGTK, k_BGTK))
-    v, decays = split_chunks(v_BHTV, chunk), LogDecays(log_decay_BHT, chunk, since_BT)
+    v = split_chunks(v_BHTV, chunk)
+    decays = LogDecays(split_chunks(log_decay_BHT, chunk), document_starts(since_BT, chunk))
 
     def grouped(x: Tensor) -> Tensor:
         return x.unflatten(1, (G, -1))
@@ -140,62 +143,8 @@ def channel_decay_attention(
     """
     T = q_BHTK.shape[2]
     q, k, v = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV))
-    decays = LogDecays(log_decay_BHTK, chunk, since_BT)
+    decays = LogDecays(split_chunks(log_decay_BHTK, chunk), document_starts(since_BT, chunk))
     inside = torch.einsum("bhnik,bhnjk,bhnijk->bhnij", q, k, decays.between().exp()) @ v
     added = (k * decays.to_end().exp()).transpose(-1, -2) @ v
     starts, S_BHKV = carry(S_BHKV, decays.across().exp(), added)
     return join_chunks(inside + (q * decays.from_start().exp()) @ starts, T), S_BHKV
-
-
-def gated_delta_rule(
-    q_BHTK: Tensor,
-    k_BHTK: Tensor,
-    v_BHTV: Tensor,
-    log_decay_BHT: Tensor,
-    beta_BHT: Tensor,
-    S_BHKV: Tensor,
-    chunk: int,
-    since_BT: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """S_t = a_t (1 - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T (Yang et al. 2024): outputs (B, H, T, V), final state.
-
-    Within a chunk the values that are written, u = b (v - what S held under k), depend on each other through a unit
-    lower triangular matrix, inverted for all chunks at once: u = mixed (v - what the chunk's first state holds).
-    """
-    T = q_BHTK.shape[2]
-    q, k, v, beta = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV, beta_BHT))
-    q, k, v = (x.contiguous() for x in (q, k, v))  # copied once, not by every product
-    decays = LogDecays(log_decay_BHT, chunk, since_BT)
-    D, from_start, to_end = (x.exp() for x in (decays.between(), decays.from_start(), decays.to_end()))
-    # Of the opposite sign, since `alpha=-1` would cost a pass of its own in the backward pass.
-    minus_k_start, k_end = k * -from_start.unsqueeze(-1), (k * to_end.unsqueeze(-1)).mT
-    mixed = UnitTriangularInverse.apply((k @ k.mT) * (D * beta.unsqueeze(-1))) * beta.unsqueeze(-2)
-    kept = decays.across().exp()[..., None, None]
-    starts, written, S = [], [], S_BHKV.flatten(0, 1)
-    for v_n, minus_k_n, k_end_n, mixed_n, kept_n in zip(
-        *(x.flatten(0, 1).unbind(1) for x in (v, minus_k_start, k_end, mixed, kept))
-    ):
-        starts.append(S)
-        written.append(mixed_n @ torch.baddbmm(v_n, minus_k_n, S))
-        S = torch.baddbmm(S * kept_n, k_end_n, written[-1])
-    start, u = (torch.stack(x, 1).unflatten(0, S_BHKV.shape[:2]) for x in (starts, written))
-    carried = (q * from_start.unsqueeze(-1)) @ start
-    outputs = torch.baddbmm(carried.flatten(0, 2), ((q @ k.mT) * D).flatten(0, 2), u.flatten(0, 2))
-    return join_chunks(outputs.view_as(carried), T), S.view_as(S_BHKV)
-
-
-class UnitTriangularInverse(torch.autograd.Function):
-    """(1 + A)^-1 of the part of A (..., C, C) below the diagonal; the rest is not read, and gets no gradient."""
-
-    @staticmethod
-    def forward(ctx, A: Tensor) -> Tensor:
-        one = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
-        # Solved from the right, transposed, since LAPACK counts along columns: else both would be copied into them.
-        inverse = torch.linalg.solve_triangular(A.mT, one.mT, upper=True, left=False, unitriangular=True).mT
-        ctx.save_for_backward(inverse)
-        return inverse
-
-    @staticmethod
-    def backward(ctx, d_inverse: Tensor) -> Tensor:
-        (inverse,) = ctx.saved_tensors
-        return (inverse.mT @ d_inverse @ inverse.mT).neg_().tril_(-1)

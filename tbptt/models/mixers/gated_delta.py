@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tbptt.models.mixers.chunks import gated_delta_rule
+from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.initialisation import init_linear, init_log_decay, init_time_step
 from tbptt.models.mixers.joined_linear import joined_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.mixers.short_convolution import ShortConvolution
-from tbptt.models.norms import rms_norm
+from tbptt.models.norms import rms_norm, unit_length
 from tbptt.models.protocol import State
 
 
@@ -92,8 +92,7 @@ class GatedDelta(Mixer):
         convolved, past = self.convolution(projected, state["past"], since_BT)
         dtype = state["S"].dtype
         q, k, v = F.silu(convolved).to(dtype).split([H * K, H * K, G * V], dim=-1)
-        q_BGTK = self._value_heads_of(_with_length(K**-0.5, q.unflatten(-1, (H, K))))
-        k_BGTK = self._value_heads_of(_with_length(1.0, k.unflatten(-1, (H, K))))
+        q_BGTK, k_BGTK = (self._value_heads_of(unit_length(x.unflatten(-1, (H, K)), 1e-6)) for x in (q, k))
         v_BGTV = v.unflatten(-1, (G, V)).transpose(1, 2)
         beta_BTG, decay_BTG = joined_linear(x_BTD, self.beta, self.decay).to(dtype).split(G, dim=-1)
         beta_BTG = self.beta_scale * beta_BTG.sigmoid()
@@ -102,9 +101,10 @@ class GatedDelta(Mixer):
         with torch.autocast(x_BTD.device.type, enabled=False):
             o_BGTV, S = recurrence(
                 q_BGTK, k_BGTK, v_BGTV, log_decay_BTG.transpose(1, 2), beta_BTG.transpose(1, 2), state["S"],
-                self.chunk_len, since_BT,
+                self.chunk(x_BTD), since_BT,
             )  # fmt: skip
-            o_BTGV = rms_norm(o_BGTV.transpose(1, 2), self.norm_weight_V.to(dtype), self.norm_eps)
+            # The paper's outputs are K^(-1/2) times these: their norm is the same with eps times K.
+            o_BTGV = rms_norm(o_BGTV.transpose(1, 2), self.norm_weight_V.to(dtype), K * self.norm_eps)
         gated = o_BTGV.flatten(-2) * F.silu(self.gate(x_BTD))
         return self.output(gated.to(x_BTD.dtype)), {"S": S, "past": past}
 
@@ -112,9 +112,3 @@ class GatedDelta(Mixer):
         """(B, G, T, K): the queries or keys of every value head."""
         x_BHTK, served = x_BTHK.transpose(1, 2), self.value_heads // self.n_head
         return x_BHTK.repeat_interleave(served, dim=1) if served > 1 else x_BHTK
-
-
-def _with_length(length: float, x: Tensor) -> Tensor:
-    """The vectors of the last axis, all of one length."""
-    K = x.shape[-1]
-    return rms_norm(x, x.new_full((K,), length * K**-0.5), 1e-6 / K)

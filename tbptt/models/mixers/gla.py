@@ -78,7 +78,7 @@ class GLA(Mixer):
         recurrence = self.recurrence(channel_decay_attention, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
             o_BHTV, S = recurrence(
-                q_BHTK * K**-0.5, k_BHTK, v_BHTV, log_decay_BHTK, state["S"], self.chunk_len, since_BT
+                q_BHTK * K**-0.5, k_BHTK, v_BHTV, log_decay_BHTK, state["S"], self.chunk(x_BTD), since_BT
             )
             o_BTHV = rms_norm(o_BHTV.transpose(1, 2), self.norm_weight_V.to(dtype), self.norm_eps)
         gated = o_BTHV.flatten(-2) * F.silu(self.gate(x_BTD))

@@ -1,6 +1,7 @@
-"""Choice of how a mixer's recurrence is computed: plain PyTorch (chunks.py, the definition) or fused Triton kernels.
+"""Choice of how a mixer's recurrence is computed: plain PyTorch, the definition, or fused Triton kernels.
 
-The kernels are those of flash-linear-attention (fla-core), an optional dependency that is imported at the first use.
+Plain forms are in chunks.py and delta_rule.py. The kernels are those of flash-linear-attention (fla-core), an optional
+dependency that is imported at the first use.
 
 Shapes: B lanes, H heads, T tokens, K and V sizes of keys and values. The kernels take heads after tokens.
 """
@@ -19,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tbptt.models.mixers import chunks
+from tbptt.models.mixers.delta_rule import gated_delta_rule
 
-Recurrence = Callable[..., tuple[Tensor, Tensor]]  # a function of chunks.py, or one with the same arguments and results
+Recurrence = Callable[..., tuple[Tensor, Tensor]]  # a function of theirs, or one with the same arguments and results
 
 OLDEST = (0, 6)  # release of fla-core: the one that the plain forms were compared with
 MAX_KEY_SIZE = 256
@@ -135,5 +137,5 @@ def _run_sequences(
 FUSED: dict[Recurrence, Recurrence] = {
     chunks.scalar_decay_attention: _scalar_decay_attention,
     chunks.channel_decay_attention: _channel_decay_attention,
-    chunks.gated_delta_rule: _gated_delta_rule,
+    gated_delta_rule: _gated_delta_rule,
 }

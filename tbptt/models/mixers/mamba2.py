@@ -109,7 +109,7 @@ class Mamba2(Mixer):
         recurrence = self.recurrence(scalar_decay_attention, x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
             y_BHTP, S = recurrence(
-                q_BGTN, k_BGTN, v_BHTP * dt_BHT.unsqueeze(-1), log_decay_BHT, state["S"], self.chunk_len, since_BT
+                q_BGTN, k_BGTN, v_BHTP * dt_BHT.unsqueeze(-1), log_decay_BHT, state["S"], self.chunk(x_BTD), since_BT
             )
             y_BHTP = y_BHTP + self.skip_H.to(dtype)[:, None, None] * v_BHTP
         gated_BTE = y_BHTP.transpose(1, 2).flatten(-2) * F.silu(self.gate(x_BTD))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbptt.errors import UserError
-from tbptt.models.mixers.chunks import LogDecays, carry, join_chunks, split_chunks
+from tbptt.models.mixers.chunks import LogDecays, carry, document_starts, join_chunks, split_chunks
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
@@ -97,7 +97,7 @@ class MLSTM(Mixer):
         )
         with torch.autocast(x_BTD.device.type, enabled=False):
             h_BHTV, C, n, m = mlstm_cell(
-                q_BHTK, k_BHTK, v_BHTV, i_BHT, f_BHT, state["C"], state["n"], state["m"], self.chunk_len, self.eps,
+                q_BHTK, k_BHTK, v_BHTV, i_BHT, f_BHT, state["C"], state["n"], state["m"], self.chunk(x_BTD), self.eps,
                 since_BT,
             )  # fmt: skip
             normed = F.layer_norm(h_BHTV.transpose(1, 2), (V,), eps=self.norm_eps) * self.norm_weight_HV.to(dtype)
@@ -125,7 +125,8 @@ def mlstm_cell(
     # The normaliser n is one more channel of the values, which is always 1.
     v, S = torch.cat([v_BHTV, torch.ones_like(v_BHTV[..., :1])], -1), torch.cat([C_BHKV, n_BHK.unsqueeze(-1)], -1)
     q, k, v = (split_chunks(x, chunk) for x in (q_BHTK * q_BHTK.shape[-1] ** -0.5, k_BHTK, v))
-    i, decays = split_chunks(i_BHT, chunk, value=-torch.inf), LogDecays(F.logsigmoid(f_BHT), chunk, since_BT)
+    i = split_chunks(i_BHT, chunk, value=-torch.inf)
+    decays = LogDecays(split_chunks(F.logsigmoid(f_BHT), chunk), document_starts(since_BT, chunk))
     L, to_end = decays.between() + i.unsqueeze(-2), decays.to_end() + i
     largest, largest_at_end = L.amax(-1), to_end.amax(-1)
     if decays.start_BNC is not None:

@@ -63,6 +63,7 @@ class Mixer(nn.Module):
     NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ()  # names of its parameters, besides those of less than two axes
     COMPILES: ClassVar[bool] = True  # False: torch.compile would unroll a loop over tokens, or refuses
 
+    chunk_len = 1  # more in mixers that compute in chunks
     kernels = Kernels.plain  # the stack sets this choice, and the sizes of its configuration
     kernel_sizes: tuple[int, int] | None = None
 
@@ -91,6 +92,10 @@ class Mixer(nn.Module):
     def recurrence(self, plain: Recurrence, x: Tensor) -> Recurrence:
         """`plain`, a function of chunks.py, or kernels in its place."""
         return fused(plain, matmul_dtype(x)) if self.kernels_for(x) is Kernels.fused else plain
+
+    def chunk(self, x_BTD: Tensor) -> int:
+        """Tokens that a plain form computes at once: one where there is no other, as in generation."""
+        return 1 if x_BTD.shape[1] == 1 else self.chunk_len
 
     def any_segments(self) -> bool:
         """Whether it does not see where a stream is cut into segments."""

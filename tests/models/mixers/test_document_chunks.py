@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tbptt.models.documents import tokens_since_start
-from tbptt.models.mixers.chunks import channel_decay_attention, gated_delta_rule, scalar_decay_attention
+from tbptt.models.mixers.chunks import channel_decay_attention, scalar_decay_attention
+from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.mlstm import mlstm_cell
 from tests.helpers import assert_close
 

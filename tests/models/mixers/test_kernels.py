@@ -12,6 +12,7 @@ from tbptt.device import Precision
 from tbptt.errors import UserError
 from tbptt.models.documents import tokens_since_start
 from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config, chunks, kernels
+from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.kernels import FUSED, Kernels, fused, pick_kernels
 from tbptt.models.stack import StackConfig
 from tests.helpers import assert_relatively_close
@@ -22,7 +23,7 @@ B, H, T, K, V = 2, 3, 37, 4, 6
 FORMS = pytest.mark.parametrize("plain", FUSED, ids=lambda form: form.__name__)
 MIXERS_WITH_KERNELS = ("gated_delta", "mamba2", "gla")
 THEIR_LOOPS = {
-    chunks.gated_delta_rule: ("fla.ops.gated_delta_rule", "naive_recurrent_gated_delta_rule"),
+    gated_delta_rule: ("fla.ops.gated_delta_rule", "naive_recurrent_gated_delta_rule"),
     chunks.scalar_decay_attention: ("fla.ops.simple_gla", "naive_recurrent_simple_gla"),
     chunks.channel_decay_attention: ("fla.ops.gla", "naive_recurrent_gla"),
 }
@@ -49,7 +50,7 @@ def draw_inputs(plain, dtype=torch.float64):
     k = torch.nn.functional.normalize(normal(B, H, T, K), dim=-1)
     decays = (B, H, T, K) if plain is chunks.channel_decay_attention else (B, H, T)
     gates = [-torch.nn.functional.softplus(normal(*decays))]
-    if plain is chunks.gated_delta_rule:
+    if plain is gated_delta_rule:
         gates.append(normal(B, H, T).sigmoid())
     inputs = [normal(B, H, T, K), k, normal(B, H, T, V), *gates, normal(B, H, K, V)]
     return [x.requires_grad_() for x in inputs]
