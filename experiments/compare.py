@@ -78,13 +78,14 @@ def work(overrides: list[str], vocabulary: int) -> None:
     from hydra import compose, initialize_config_dir
 
     from experiments.throughput import CONF, CPU_SHAPE, register, typed, zipf_tokens  # what every version has
-    from tbptt import device
+    from tbptt import device, threads
     from tbptt.data.lanes import Lanes
     from tbptt.training.trainer import Trainer
 
     register()
-    if hasattr(device, "keep_freed_memory"):  # as run.py does, since a version has it
-        device.keep_freed_memory()
+    # As run.py does, if this version has it.
+    for module, name in ((device, "keep_freed_memory"), (threads, "share_cores")):
+        getattr(module, name, lambda: None)()
     with initialize_config_dir(str(CONF), version_base=None):
         config = typed(compose("config", overrides or CPU_SHAPE))
     model = config.model.build(vocabulary)

@@ -26,6 +26,7 @@ from tbptt.device import Precision, keep_freed_memory, parameter_dtype
 from tbptt.evaluation.config import EvalConfig
 from tbptt.evaluation.score import Score, score
 from tbptt.models import CONFIGS as MODELS
+from tbptt.threads import share_cores
 from tbptt.training.checkpoints import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
+    share_cores()
     with tempfile.TemporaryDirectory() as folder:
         words, in_bytes = Path(folder) / "words", Path(folder) / "bytes"
         trained = TrainedModel(arguments.wikitext, words, Level.word)

@@ -38,6 +38,7 @@ from tbptt.data.lanes import Lanes
 from tbptt.device import keep_freed_memory
 from tbptt.evaluation.config import EvalConfig
 from tbptt.evaluation.score import score
+from tbptt.threads import share_cores
 from tbptt.training.trainer import Trainer
 
 matplotlib.use("Agg")
@@ -192,6 +193,7 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=HERE)
     options = parser.parse_args()
     keep_freed_memory()
+    share_cores()
     for part in ("logs", "figures"):
         (options.folder / part).mkdir(parents=True, exist_ok=True)
     trained = updates(mixer_names(), doubled(SHORTEST, options.longest), options.turns)

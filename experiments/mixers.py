@@ -26,6 +26,7 @@ from tbptt.device import keep_freed_memory
 from tbptt.models.mixers import MixerConfig
 from tbptt.models.protocol import detach
 from tbptt.models.stack import StackConfig
+from tbptt.threads import share_cores
 
 HERE = Path(__file__).parent
 BASELINE = "lstm"  # which is nn.LSTM
@@ -94,6 +95,7 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=HERE)
     options = parser.parse_args()
     keep_freed_memory()
+    share_cores()
     rows = measure(mixer_names(), options.lanes, options.length, options.width, options.turns)
     print(table(rows))
     about = {key: getattr(options, key) for key in ("lanes", "length", "width", "turns")}

@@ -45,6 +45,7 @@ from tbptt.models.compilation import compile_blocks
 from tbptt.models.mixers import RelativeAttentionConfig
 from tbptt.models.stack import StackConfig
 from tbptt.models.transformer_xl import TransformerXLConfig
+from tbptt.threads import share_cores
 from tbptt.training.trainer import Trainer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -196,6 +197,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     on_gpu = torch.cuda.is_available()
     keep_freed_memory()
+    share_cores()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", default=[])
     parser.add_argument("--vocabulary", type=int, help="words; by default those of the corpus if known, else 32,632")

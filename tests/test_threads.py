@@ -1,4 +1,4 @@
-"""Threads spin shortly, or sleep at once where the machine is busy already, and wait as the user says in any case."""
+"""Threads notice busy neighbours and stop spinning beside them, unless the user says how they are to wait."""
 
 import os
 import subprocess
@@ -6,37 +6,65 @@ import sys
 
 import pytest
 
-from tbptt.threads import choose_wait_policy
+from tbptt import threads
+
+# Ends when the extra team is there; at the latest after 30 seconds.
+TRAINING = """
+import threading, time, torch
+from tbptt.threads import share_cores
+torch.set_num_threads(2)
+share_cores()
+watched, x, started = threading.active_count() > 1, torch.randn(500, 500), time.monotonic()
+while watched and threading.active_count() < 3 and time.monotonic() - started < 30:
+    x @ x
+print(threading.active_count())
+"""
 
 
-@pytest.mark.parametrize(
-    ("given", "load", "waiting"),
-    [
-        ({}, 0.3, {"GOMP_SPINCOUNT": "1000"}),
-        ({}, 1.7, {"OMP_WAIT_POLICY": "passive"}),
-        ({"OMP_WAIT_POLICY": "active"}, 9.0, {"OMP_WAIT_POLICY": "active"}),
-        ({"GOMP_SPINCOUNT": "5"}, 9.0, {"GOMP_SPINCOUNT": "5"}),
-    ],
-)
-def test_a_busy_machine_is_noticed_and_the_user_decides(given, load, waiting):
-    env = dict(given)
-    choose_wait_policy(env, load, cores=2)
-    env.pop("TBPTT_WAIT_POLICY", None)
-    assert env == waiting
+def threads_of_training(**env: str) -> int:
+    env = {name: value for name, value in os.environ.items() if name not in threads.CHOICES} | env
+    return int(subprocess.run([sys.executable, "-c", TRAINING], env=env, stdout=subprocess.PIPE).stdout)
 
 
-@pytest.mark.parametrize(("before", "after"), [(0.3, 1.7), (1.7, 0.3)])
-def test_a_choice_of_ours_is_made_anew_on_another_machine(before, after):
-    inherited, fresh = {}, {}
-    choose_wait_policy(inherited, before, cores=2)
-    choose_wait_policy(inherited, after, cores=2)
-    choose_wait_policy(fresh, after, cores=2)
-    assert inherited == fresh
+@pytest.mark.skipif(threads.seconds_without_core() is None, reason="the system does not say how long threads wait")
+def test_busy_neighbours_bring_a_crowd():
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    try:
+        assert threads_of_training() >= 3
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
-def test_it_is_chosen_before_torch_is_loaded():
-    code = (
-        "import sys, tbptt.threads; assert list(sys.modules).index('tbptt.threads') < list(sys.modules).index('torch')"
-    )
-    env = {key: value for key, value in os.environ.items() if not key.startswith("OMP")}
-    assert subprocess.run([sys.executable, "-c", code], env=env).returncode == 0
+@pytest.mark.parametrize("choice", threads.CHOICES)
+def test_what_the_user_chose_is_left_alone(choice):
+    assert threads_of_training(**{choice: "passive" if choice.startswith("OMP") else "5"}) == 1
+
+
+def test_the_crowd_stays_until_the_neighbours_have_been_away_for_a_while(monkeypatch):
+    seconds, waited = 0.0, 0.0
+    neighbours = iter([0, 0.05, 0.5, 0.02, 0, 0.3, 0, 0, 0, 0.01])  # seconds without a core in every second
+    there, seen = False, []
+
+    class Recorder:
+        def gather(self):
+            nonlocal there
+            there = True
+
+        def leave(self):
+            nonlocal there
+            there = False
+
+    def sleep(period):
+        nonlocal seconds, waited
+        seen.append(there)
+        seconds, waited = seconds + period, waited + next(neighbours)
+
+    monkeypatch.setattr(threads, "Crowd", Recorder)
+    monkeypatch.setattr(threads, "seconds_without_core", lambda: waited)
+    monkeypatch.setattr(threads.time, "monotonic", lambda: seconds)
+    monkeypatch.setattr(threads.time, "sleep", sleep)
+    with pytest.raises(StopIteration):
+        threads._watch()
+    assert seen == 3 * [False] + 6 * [True] + 2 * [False]

@@ -32,6 +32,7 @@ from tbptt.launch.rendezvous import RendezvousError, meet
 from tbptt.launch.stopping import Stopped, requeue
 from tbptt.launch.world import World
 from tbptt.report.results import ERROR, write_error
+from tbptt.threads import share_cores
 
 log = logging.getLogger(__name__)
 ERROR_FILE = "TBPTT_ERROR_FILE"  # the variable that names the file in which the ranks of this machine give their error
@@ -134,6 +135,7 @@ def rank_device(config: Config, rank_info: RankInfo) -> torch.device:
     device = pick_device(config.trainer.device)
     if device.type == "cpu":
         keep_freed_memory()
+        share_cores()
     if device.type != "cuda":
         return device
     if device.index is None or rank_info.size > 1:
