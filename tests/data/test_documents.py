@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tbptt.data.config import Level
 from tbptt.data.corpora import SPLITS
 from tbptt.data.documents import pieces
+from tbptt.data.documents.corpora import document_files
 from tbptt.data.documents.texts import file_pieces
 from tbptt.data.prepare import PreparedCorpus, open_corpus
 from tbptt.errors import UserError
@@ -170,3 +171,14 @@ def test_lower_case_and_rare_symbols_as_in_text(tmp_path, level):
     assert rare.vocabulary.unknown is not None and rare.meta["splits"]["train"]["unknown"] > 0
     assert [len(ids) for ids in documents_of(rare, "test")] == [len(ids) for ids in documents_of(corpus, "test")]
     assert np.array_equal(rare.documents["test"], corpus.documents["test"])
+
+
+def test_files_that_are_left_out_are_named_once(tmp_path, caplog):
+    for name in ("a.jsonl", "b.json", "more/c.csv", "README.md", ".hidden.csv"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('{"text": "A text."}', encoding="utf-8")
+    for _ in range(2):
+        assert document_files(tmp_path) == [tmp_path / "a.jsonl"]
+    (message,) = caplog.messages
+    assert "left out (.csv, .json)" in message and str(tmp_path) in message

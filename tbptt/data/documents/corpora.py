@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -18,8 +20,11 @@ from tbptt.data.documents.texts import article_chunks, text_chunks
 from tbptt.data.sources import Source, Sources
 from tbptt.errors import UserError
 
+log = logging.getLogger(__name__)
+
 JSON = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
 FORMATS = (*JSON, ".parquet", ".txt")
+UNREAD = (".arrow", ".bz2", ".csv", ".gz", ".json", ".tsv", ".xz", ".zip", ".zst")  # of documents elsewhere
 NAMES = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
 
 
@@ -97,8 +102,15 @@ def _is_of_split(name: str, split: str) -> bool:
 
 def document_files(folder: Path) -> list[Path]:
     """The files of documents in a folder and the folders in it, in order of their names; hidden ones are left out."""
-    shown = (path for path in files_below(folder) if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    shown = [path for path in files_below(folder) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+    if skipped := sorted({path.suffix for path in shown if path.suffix in UNREAD and not _format(path)}):
+        _warn_of_skipped(folder, ", ".join(skipped))
     return _distinct([path for path in shown if _format(path)])
+
+
+@cache  # a folder is searched several times
+def _warn_of_skipped(folder: Path, endings: str) -> None:
+    log.warning("%s has files that are left out (%s): documents are read from %s", folder, endings, ", ".join(FORMATS))
 
 
 def files_below(folder: Path) -> list[Path]:

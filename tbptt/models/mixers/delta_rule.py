@@ -85,7 +85,8 @@ class GatedDeltaRule(torch.autograd.Function):
             y = minus_inverse @ (from_keys.unflatten(0, heads) - v).flatten(0, 1)
             o_n.copy_(torch.baddbmm(from_queries, of_queries, y).unflatten(0, heads))
             eb_keys = keys * eb
-            chunks.append(Chunk(db, f, eb, kept, rows, scores, minus_inverse, f_rows, eb_keys, y, S))
+            if any(ctx.needs_input_grad):  # else its memory serves the next chunk
+                chunks.append(Chunk(db, f, eb, kept, rows, scores, minus_inverse, f_rows, eb_keys, y, S))
             S = (S * kept).baddbmm_(eb_keys.mT, y)
         ctx.save_for_backward(v_BHNCV, o_BHNCV, b, *chain(*chunks))
         return o_BHNCV, S.view_as(S_BHKV)
