@@ -104,7 +104,7 @@ def test_layers_repeat():
         ({"logit_cap": 0.0}, "model.logit_cap=0.0 must be a positive"),
         ({"norm_after": ["lstm"]}, "model.norm_after=\\['lstm'\\] must be mixers of model.layers"),
         ({"embedding_scale": 2.0}, "model.embedding_scale=2.0 is only for model.scale_embedding=true"),
-        ({"layers": ["rg_lru"], "d_model": 6, "d_embed": 6}, "model.rg_lru.width=6 must be a multiple"),
+        ({"layers": ["rg_lru"], "d_model": 6, "d_embed": 6}, "model.d_model=6 must be a multiple"),
         ({"layers": ["relative_attention"], "d_model": 7}, "model.d_model=7 must be even"),
         (
             {"gated_delta": GatedDeltaConfig(n_head=2, n_value_head=3)},

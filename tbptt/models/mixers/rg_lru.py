@@ -37,9 +37,9 @@ class RGLRUConfig(MixerConfig):
 
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "n_block", "conv_width")
-        width = d_model if self.width is None else self.width
+        key, width = ("d_model", d_model) if self.width is None else ("rg_lru.width", self.width)
         if width < 1 or width % self.n_block:
-            raise UserError(f"model.rg_lru.width={width} must be a multiple of model.rg_lru.n_block={self.n_block}")
+            raise UserError(f"model.{key}={width} must be a multiple of model.rg_lru.n_block={self.n_block}")
 
     def build(self, d_model: int, layer: int, n_layer: int) -> RGLRU:
         return RGLRU(self, d_model, n_layer)
