@@ -69,7 +69,7 @@ class Crowd:
     def gather(self) -> None:
         if self.threads:
             return
-        log.info("Other busy processes share the cores of this one, which is slower for it")
+        log.info("Other busy processes use the same cores, which slows this one")
         self.over.clear()
         teams = (len(os.sched_getaffinity(0)) - 1) // (torch.get_num_threads() - 1)
         self.threads = [threading.Thread(target=self._idle, daemon=True) for _ in range(teams)]
