@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,14 +80,13 @@ def work(overrides: list[str], vocabulary: int) -> None:
     from hydra import compose, initialize_config_dir
 
     from experiments.throughput import CONF, CPU_SHAPE, register, typed, zipf_tokens  # what every version has
-    from tbptt import device, threads
     from tbptt.data.lanes import Lanes
     from tbptt.training.trainer import Trainer
 
     register()
-    # As run.py does, if this version has it.
-    for module, name in ((device, "keep_freed_memory"), (threads, "share_cores")):
-        getattr(module, name, lambda: None)()
+    for module, name in (("tbptt.device", "keep_freed_memory"), ("tbptt.threads", "share_cores")):
+        if find_spec(module):  # as run.py does, if this version has it
+            getattr(import_module(module), name, lambda: None)()
     with initialize_config_dir(str(CONF), version_base=None):
         config = typed(compose("config", overrides or CPU_SHAPE))
     model = config.model.build(vocabulary)

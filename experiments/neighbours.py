@@ -51,7 +51,7 @@ def train(updates: int) -> float:
     trainer = Trainer(model, Lanes.cut(stream, B, T), optimizer, schedule, config.trainer)
     share_cores()
     started = time.perf_counter()
-    while time.perf_counter() - started < 3 * PERIOD:  # neighbours are noticed in the second look
+    while time.perf_counter() - started < 3 * PERIOD:  # neighbours are noticed after one PERIOD
         trainer.update()
     started, before = time.perf_counter(), trainer.tokens
     for _ in range(updates):

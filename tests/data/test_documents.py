@@ -182,3 +182,4 @@ def test_files_that_are_left_out_are_named_once(tmp_path, caplog):
         assert document_files(tmp_path) == [tmp_path / "a.jsonl"]
     (message,) = caplog.messages
     assert "left out (.csv, .json)" in message and str(tmp_path) in message
+    assert document_files(tmp_path / "more") == [] and len(caplog.messages) == 1

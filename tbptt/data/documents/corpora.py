@@ -103,9 +103,11 @@ def _is_of_split(name: str, split: str) -> bool:
 def document_files(folder: Path) -> list[Path]:
     """The files of documents in a folder and the folders in it, in order of their names; hidden ones are left out."""
     shown = [path for path in files_below(folder) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
-    if skipped := sorted({path.suffix for path in shown if path.suffix in UNREAD and not _format(path)}):
+    found = [path for path in shown if _format(path)]
+    skipped = sorted({path.suffix for path in shown if path.suffix in UNREAD and not _format(path)})
+    if found and skipped:  # without any documents there is an error, which names the formats
         _warn_of_skipped(folder, ", ".join(skipped))
-    return _distinct([path for path in shown if _format(path)])
+    return _distinct(found)
 
 
 @cache  # a folder is searched several times

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tbptt.models.mixers import chunks
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 
-Recurrence = Callable[..., tuple[Tensor, Tensor]]  # a function of theirs, or one with the same arguments and results
+Recurrence = Callable[..., tuple[Tensor, Tensor]]  # a plain form, or what has its arguments and results
 
 OLDEST = (0, 6)  # release of fla-core: the one that the plain forms were compared with
 MAX_KEY_SIZE = 256
