@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tbptt.models.mixers.chunks import LogDecays, document_starts, join_chunks, split_chunks
+from tbptt.models.mixers.chunks import LogDecays, document_starts, factors, join_chunks, split_chunks
 
 SMALLEST_BETA = 1e-20  # the gradient of beta is divided by it; far below what rounding leaves
 
@@ -66,9 +66,9 @@ class GatedDeltaRule(torch.autograd.Function):
     def forward(ctx, q_BHNCK, k_BHNCK, v_BHNCV, log_decay_BHNC, beta_BHNC, S_BHKV, start_BNC):
         heads, C = S_BHKV.shape[:2], beta_BHNC.shape[-1]
         decays, b = LogDecays(log_decay_BHNC, start_BNC), beta_BHNC.clamp(min=SMALLEST_BETA)
-        db = decays.between().exp().mul_(b.unsqueeze(-2)).unsqueeze(3)
-        f, eb = decays.from_start().exp()[..., None, :, None], (decays.to_end().exp() * b).unsqueeze(-1)
-        gates = (x.flatten(0, 1).unbind(1) for x in (db, f, eb, decays.across().exp()[..., None, None]))
+        db = factors(decays.between()).mul_(b.unsqueeze(-2)).unsqueeze(3)
+        f, eb = factors(decays.from_start())[..., None, :, None], (factors(decays.to_end()) * b).unsqueeze(-1)
+        gates = (x.flatten(0, 1).unbind(1) for x in (db, f, eb, factors(decays.across())[..., None, None]))
         o_BHNCV, S, chunks = heads_last(v_BHNCV), S_BHKV.flatten(0, 1), []
         minus_one = -torch.eye(C, dtype=S.dtype, device=S.device).expand(len(S), C, C)
         for q, k, v, o_n, db, f, eb, kept in zip(*(x.unbind(2) for x in (q_BHNCK, k_BHNCK, v_BHNCV, o_BHNCV)), *gates):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbptt.errors import UserError
-from tbptt.models.mixers.chunks import LogDecays, carry, document_starts, join_chunks, split_chunks
+from tbptt.models.mixers.chunks import LogDecays, carry, document_starts, factors, join_chunks, split_chunks
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.protocol import State
@@ -140,11 +140,11 @@ def mlstm_cell(
     m_start, m_end = torch.stack(borders[:-1], 2).unsqueeze(-1), torch.stack(borders[1:], 2).unsqueeze(-1)
     from_start = decays.from_start() + m_start
     m = settle(torch.maximum(largest, from_start))
-    added = (k * (to_end - m_end).exp().unsqueeze(-1)).transpose(-1, -2) @ v
-    starts, S = carry(S, (from_start[..., -1:] - m_end).exp().squeeze(-1), added)
-    h = ((q @ k.transpose(-1, -2)) * (L - m.unsqueeze(-1)).exp()) @ v
-    h = h + (q @ starts) * (from_start - m).exp().unsqueeze(-1)
-    h = h[..., :-1] / (torch.maximum(h[..., -1:].abs(), (-m).exp().unsqueeze(-1)) + eps)
+    added = (k * factors(to_end - m_end).unsqueeze(-1)).transpose(-1, -2) @ v
+    starts, S = carry(S, factors(from_start[..., -1:] - m_end).squeeze(-1), added)
+    h = ((q @ k.transpose(-1, -2)) * factors(L - m.unsqueeze(-1))) @ v
+    h = h + (q @ starts) * factors(from_start - m).unsqueeze(-1)
+    h = h[..., :-1] / (torch.maximum(h[..., -1:].abs(), factors(-m).unsqueeze(-1)) + eps)
     return join_chunks(h, T), S[..., :-1], S[..., -1], borders[-1]
 
 

@@ -19,15 +19,20 @@ from tbptt.models.soft_cap import soft_cap
 MAX_LOGITS = 2**25  # per chunk: 128 MiB in float32
 MAX_LOGITS_CPU = 2**19  # per chunk on a CPU without a backward pass: 2 MiB, which fit in its cache
 
+# On a CPU, 16 bits pay only from more tokens than this: weight and gradient are cast, whose time does not depend on the
+# tokens, and oneDNN compiles a product anew for every number of tokens.
+FEW_TOKENS_CPU = 128
+
 
 def linear_cross_entropy(
     x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor, cap: float | None = None
 ) -> Tensor:
-    """-log softmax(x W^T + b)[target] of every token: (N,), in nats. Autocast applies to the matrix products only.
+    """-log softmax(x W^T + b)[target] of every token: (N,), in nats. Autocast applies to the matrix products only, if they are large.
 
     With `cap`, logits are soft-capped; all of them are then held at once.
     """
-    dtype = matmul_dtype(x_NE)
+    few = x_NE.device.type == "cpu" and len(x_NE) <= FEW_TOKENS_CPU
+    dtype = weight_VE.dtype if few else matmul_dtype(x_NE)
     bias_V = weight_VE.new_zeros(len(weight_VE)) if bias_V is None else bias_V
     with torch.autocast(x_NE.device.type, enabled=False):
         if cap is not None:
