@@ -74,15 +74,15 @@ class GatedDeltaRule(torch.autograd.Function):
         for q, k, v, o_n, db, f, eb, kept in zip(*(x.unbind(2) for x in (q_BHNCK, k_BHNCK, v_BHNCV, o_BHNCV)), *gates):
             rows = torch.cat([q, k], dim=2).flatten(0, 1)
             keys = rows[:, C:]
-            scores = rows @ keys.mT
+            scores = torch.bmm(rows, keys.mT)
             of_queries, A = halves(scores).mul_(db).unbind(1)
             # Transposed, since LAPACK counts along columns: else A would be copied into them. Its diagonal is not read.
             minus_inverse = torch.linalg.solve_triangular(
                 A.mT, minus_one, upper=True, left=False, unitriangular=True
             ).mT
             f_rows = (halves(rows) * f).flatten(1, 2)
-            from_queries, from_keys = halves(f_rows @ S).unbind(1)
-            y = minus_inverse @ (from_keys.unflatten(0, heads) - v).flatten(0, 1)
+            from_queries, from_keys = halves(torch.bmm(f_rows, S)).unbind(1)
+            y = torch.bmm(minus_inverse, (from_keys.unflatten(0, heads) - v).flatten(0, 1))
             o_n.copy_(torch.baddbmm(from_queries, of_queries, y).unflatten(0, heads))
             eb_keys = keys * eb
             if any(ctx.needs_input_grad):  # else its memory serves the next chunk
@@ -104,12 +104,12 @@ class GatedDeltaRule(torch.autograd.Function):
         for c, do_n, dq_n, dk_n, dv_n, y_dv_n, S_dS_n in reversed(list(by_chunk)):
             d_outputs = do_n.flatten(0, 1)
             dy = torch.bmm(c.scores[:, :C].mT, d_outputs).baddbmm_(c.eb_keys, dS)
-            minus_dv = c.minus_inverse.mT @ dy
+            minus_dv = torch.bmm(c.minus_inverse.mT, dy)
             d_held = torch.cat([d_outputs, minus_dv], dim=1)
-            d_scores = d_held @ c.y.mT
+            d_scores = torch.bmm(d_held, c.y.mT)
             d_scores[:, C:].tril_(-1)
             halves(d_scores).mul_(c.db)
-            d_rows = d_held @ c.S.mT
+            d_rows = torch.bmm(d_held, c.S.mT)
             halves(d_rows).mul_(c.f)
             d_rows.baddbmm_(d_scores, c.rows[:, C:])
             d_keys = torch.bmm(c.y, dS.mT).mul_(c.eb).baddbmm_(d_scores.mT, c.rows)
