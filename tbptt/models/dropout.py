@@ -32,10 +32,10 @@ def dropout_mask(like: Tensor, rate: float) -> Tensor:
     random = torch.empty(-(-like.numel() // 4) + 1, dtype=torch.int64).random_(-(2**63), None)
     threshold = min(rate * 2**16, 2**16 - 1)  # how many of the 2^16 values are dropped
     low = math.floor(threshold)
-    dropped = low + (random[-1] < round((threshold - low) * 2**64) - 2**63)
-    bits = random[:-1].view(torch.int16)[: like.numel()].view(like.shape)
+    first_kept = (random[-1] < round((threshold - low) * 2**64) - 2**63) + (low - 2**15)  # of int16
+    bits = random.view(torch.int16)[: like.numel()].view(like.shape)
     mask = torch.empty_like(like, memory_format=torch.contiguous_format, requires_grad=False)
-    torch.ge(bits, (dropped - 2**15).to(torch.int16), out=mask)  # a boolean mask would take four times as long
+    torch.ge(bits, first_kept, out=mask)  # a boolean mask would take four times as long
     return mask.mul_(1 / (1 - rate))
 
 

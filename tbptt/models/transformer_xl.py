@@ -102,7 +102,7 @@ class Layer(nn.Module):
         super().__init__()
         c = config
         self.pre_lnorm = c.pre_lnorm
-        self.attention = RelativeAttention(c.d_model, c.n_head, c.d_head, c.dropatt)
+        self.attention = RelativeAttention(c.d_model, c.n_head, c.d_head, c.dropatt, c.attention)
         self.attention_norm = nn.LayerNorm(c.d_model)
         self.feed_forward = FeedForward(c.d_model, c.d_inner, c.dropout)
         self.feed_forward_norm = nn.LayerNorm(c.d_model)
@@ -113,8 +113,8 @@ class Layer(nn.Module):
 
     def forward(
         self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, since_BT, mask
-    ) -> tuple[Tensor, Tensor]:
-        """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E)."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """As of `RelativeAttention.forward`."""
         arguments = positions_KD, content_bias_HE, position_bias_HE, window, since_BT, mask
         if self.pre_lnorm:
             memory = self.attention_norm(memory) if memory.dim() == 3 else memory

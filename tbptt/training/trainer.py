@@ -67,6 +67,7 @@ class Trainer:
         They must show documents where these reset the state.
         """
         self.model, self.optimizer, self.schedule, self.config, self.world = model, optimizer, schedule, config, world
+        self.parameters = list(model.parameters())
         self.batch_size, self.own_lanes, self.device = lanes.batch_size, world.lanes(lanes.batch_size), world.device
         self.lanes = lanes.part(self.own_lanes)
         self.meter = Meter(model, lanes.tgt_len, config.precision, world)
@@ -164,7 +165,7 @@ class Trainer:
             new_states.append(detach(state))
         self.world.sum(loss)
         self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         results = torch.stack((loss, norm.double()))
         self._optimizer_step(norm, skip=~results.isfinite().all())
@@ -177,7 +178,7 @@ class Trainer:
         optimizer.found_inf = skip.float()  # torch's fused optimizers read this attribute, and grad_scale
         if self.config.clip:
             if norm.dtype is torch.float64:  # grad_scale must be float32
-                nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip, norm)
+                nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip, norm)
             else:  # the fused kernel divides the gradient by it
                 optimizer.grad_scale = ((norm + 1e-6) / self.config.clip).clamp(min=1)
         optimizer.step()

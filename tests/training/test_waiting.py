@@ -9,6 +9,7 @@ from tbptt.device import Precision
 from tbptt.evaluation.config import EvalConfig
 from tbptt.evaluation.score import score
 from tbptt.models.attention.choice import Attention
+from tbptt.models.vocabulary import linear_cross_entropy
 from tbptt.training.optimizers import AdamConfig, AdamWConfig, SGDConfig
 from tests.models.tiny import MIXERS, random_stream, tiny_lstm, tiny_stack, tiny_txl
 from tests.training.trainers import make_trainer
@@ -22,6 +23,11 @@ MODELS = {
     "lstm": lambda: tiny_lstm(torch.float32, **ADAPTIVE),
     "stack": lambda: tiny_stack(torch.float32, layers=MIXERS, **ADAPTIVE),
 }
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(linear_cross_entropy, "READ_AT_ONCE", set())
 
 
 class NeverWait(TorchDispatchMode):

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from tbptt.device import matmul_dtype
 from tbptt.models.alignment import aligned, crop, pad_to
+from tbptt.models.attention.choice import Attention
 from tbptt.models.attention.context_linear import context_linear
+from tbptt.models.attention.single_node import single_node_attention
 from tbptt.models.dropout import fast_dropout
 
 
@@ -48,13 +50,13 @@ def causal_mask(
     return like.new_zeros(masked.shape).masked_fill_(masked, -torch.inf)
 
 
-def next_memory(memory: Tensor, x_BTD: Tensor, keys_values_BK2HE: Tensor, mem_len: int) -> Tensor:
+def next_memory(memory: Tensor, x_BTD: Tensor, keys_values_BK2HE: Tensor | None, mem_len: int) -> Tensor:
     """The last `mem_len` positions of memory and segment, in the form of the memory: inputs, or keys and values."""
 
     def last(x: Tensor, n: int) -> Tensor:
         return x[:, max(0, x.shape[1] - n) :]
 
-    if memory.dim() == 5:
+    if keys_values_BK2HE is not None:
         return last(keys_values_BK2HE, mem_len)
     new_BTD = last(x_BTD, mem_len)
     old_BMD = last(memory, mem_len - new_BTD.shape[1])
@@ -106,16 +108,16 @@ def relative_attention(
     return y.unflatten(0, q_HBTE.shape[:2]).transpose(0, 1)
 
 
-def _returned(kv_BK2HE: Tensor, memory: Tensor) -> Tensor:
-    return kv_BK2HE if memory.dim() == 5 else kv_BK2HE.detach()
+def _returned(kv_BK2HE: Tensor, memory: Tensor) -> Tensor | None:
+    return kv_BK2HE if memory.dim() == 5 else None
 
 
 class RelativeAttention(nn.Module):
     """Multi-head relative attention of a segment over memory and segment. All projections are without bias."""
 
-    def __init__(self, d_model: int, n_head: int, d_head: int, dropatt: float):
+    def __init__(self, d_model: int, n_head: int, d_head: int, dropatt: float, choice: Attention = Attention.auto):
         super().__init__()
-        self.n_head, self.d_head, self.dropatt = n_head, d_head, dropatt
+        self.n_head, self.d_head, self.dropatt, self.choice = n_head, d_head, dropatt, choice
         self.query = nn.Linear(d_model, n_head * d_head, bias=False)
         self.key_value = nn.Linear(d_model, 2 * n_head * d_head, bias=False)
         self.position = nn.Linear(d_model, n_head * d_head, bias=False)
@@ -123,23 +125,31 @@ class RelativeAttention(nn.Module):
 
     def forward(
         self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, since_BT, mask
-    ) -> tuple[Tensor, Tensor]:
-        """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E).
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output (B, T, D), and the keys and values of memory and segment (B, K, 2, H, E), if memory holds such.
 
-        `memory` is either inputs (B, M, D), and then the keys and values come back detached, since nobody goes on from
-        them, or cached keys and values (B, M, 2, H, E). The plain implementation uses `mask`; if that is None, the
-        fused implementation runs and uses `window` and `since_BT`.
+        `memory` is either inputs (B, M, D) or cached keys and values (B, M, 2, H, E). The plain implementation uses
+        `mask`; if that is None, the fused implementation runs and uses `window` and `since_BT`.
         """
         if mask is None:
             return self._fused(x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, since_BT)
+        bias = content_bias_HE, position_bias_HE
+        if self._as_single_node(memory):
+            weights = tuple(layer.weight for layer in (self.query, self.key_value, self.position, self.output))
+            y_BTD = single_node_attention(x_BTD, memory, positions_KD, weights, *bias, mask, self._dropout_rate())
+            return y_BTD, None
         H = self.n_head
         q_BHTE = self.query(x_BTD).unflatten(-1, (H, -1)).transpose(1, 2)
         kv_BK2HE = self._context_keys_values(memory, x_BTD, fused=False)
         k_BHKE, v_BHKE = kv_BK2HE.permute(2, 0, 3, 1, 4)
         r_KHE = self.position(positions_KD).unflatten(-1, (H, -1))
-        bias = content_bias_HE, position_bias_HE
         y_BHTE = relative_attention(q_BHTE, k_BHKE, v_BHKE, r_KHE, *bias, mask, self._dropout_rate())
         return self.output(y_BHTE.transpose(1, 2).flatten(-2)), _returned(kv_BK2HE, memory)
+
+    def _as_single_node(self, memory: Tensor) -> bool:
+        """Whether to train on a CPU in fewer operations than the definition has, unless that is asked for."""
+        wanted = self.choice is Attention.auto and memory.device.type == "cpu" and memory.dim() == 3
+        return wanted and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
     def keys_values(self, x_BTD: Tensor, fused: bool) -> Tensor:
         """Keys and values of x: (B, T, 2, H, E). A memory may cache them as long as the weights do not change."""
@@ -163,7 +173,7 @@ class RelativeAttention(nn.Module):
 
     def _fused(
         self, x_BTD, memory, positions_KD, content_bias_HE, position_bias_HE, window, since_BT
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         from tbptt.models.attention.fused import fused_relative_attention
 
         D, H, E = x_BTD.shape[-1], self.n_head, self.d_head

@@ -75,7 +75,7 @@ class RelativeAttentionMixer(Mixer):
         super().__init__()
         c = config
         self.mem_len, self.clamp_len, self.same_length, self.choice = c.mem_len, c.clamp_len, c.same_length, c.attention
-        self.attention = RelativeAttention(d_model, c.n_head, c.d_head, c.dropatt)
+        self.attention = RelativeAttention(d_model, c.n_head, c.d_head, c.dropatt, c.attention)
         self.content_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
         self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
         self.register_buffer("inverse_frequency", inverse_frequencies(d_model), persistent=False)

@@ -22,14 +22,15 @@ MAX_LOGITS_CPU = 2**19  # per chunk on a CPU without a backward pass: 2 MiB, whi
 # On a CPU, 16 bits pay only from more tokens than this: weight and gradient are cast, whose time does not depend on the
 # tokens, and oneDNN compiles a product anew for every number of tokens.
 FEW_TOKENS_CPU = 128
+READ_AT_ONCE = {"cpu"}  # devices whose numbers the host need not wait for
 
 
 def linear_cross_entropy(
     x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_N: Tensor, cap: float | None = None
 ) -> Tensor:
-    """-log softmax(x W^T + b)[target] of every token: (N,), in nats. Autocast applies to the matrix products only, if they are large.
+    """-log softmax(x W^T + b)[target] of every token: (N,), in nats.
 
-    With `cap`, logits are soft-capped; all of them are then held at once.
+    Autocast applies to the matrix products only, but not to those of few tokens on a CPU. With `cap`, logits are soft-capped; all of them are then held at once.
     """
     few = x_NE.device.type == "cpu" and len(x_NE) <= FEW_TOKENS_CPU
     dtype = weight_VE.dtype if few else matmul_dtype(x_NE)
@@ -79,19 +80,18 @@ class LinearCrossEntropy(torch.autograd.Function):
             for rows in _chunks(len(x_NE), MAX_LOGITS // len(weight_VE)):
                 logits = _logits(x_NE[rows], weight_VE, bias_V)
                 max_N[rows] = logits.amax(-1)
-                target_N = _target_logits(logits, targets_N[rows])
+                target_N = _at_targets(logits, targets_N[rows])
                 sum_exp_N[rows] = logits.sub_(max_N[rows, None]).exp_().sum(-1)
                 nll_N[rows] = max_N[rows] - target_N + sum_exp_N[rows].log()
             ctx.save_for_backward(x_NE, weight_VE, bias_V, targets_N, max_N, sum_exp_N)
             return nll_N
         logits = _logits(x_NE, weight_VE, bias_V)
         probabilities = logits.softmax(-1)
-        # The largest probability, unlike that of the target, never underflows, so that its logarithm is finite.
-        lse_N = logits.amax(-1) - probabilities.amax(-1).log()
+        nll_N = _losses(logits, probabilities, targets_N)
         if any(ctx.needs_input_grad):
             error_NV = _subtract_at(probabilities, targets_N, 1.0)
             ctx.save_for_backward(x_NE, weight_VE, error_NV.to(dtype))
-        return lse_N - _target_logits(logits, targets_N)
+        return nll_N
 
     @staticmethod
     @once_differentiable
@@ -130,9 +130,18 @@ def _logits(x_NE: Tensor, weight_VE: Tensor, bias_V: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _target_logits(logits: Tensor, targets_N: Tensor) -> Tensor:
-    """The logit of every token's target: (N,)."""
-    return logits.gather(1, targets_N[:, None])[:, 0]
+def _losses(logits: Tensor, probabilities: Tensor, targets_N: Tensor) -> Tensor:
+    """-log p of every token's target, from logits where that underflows."""
+    p_N = _at_targets(probabilities, targets_N)
+    if logits.device.type in READ_AT_ONCE and (p_N > 1e-30).all():
+        return -p_N.log()
+    # The largest probability never underflows, so that its logarithm is finite.
+    return logits.amax(-1) - probabilities.amax(-1).log() - _at_targets(logits, targets_N)
+
+
+def _at_targets(x_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """The entry of every token's target: (N,)."""
+    return x_NV.gather(1, targets_N[:, None])[:, 0]
 
 
 def _subtract_at(probabilities: Tensor, targets_N: Tensor, one_hot: Tensor | float) -> Tensor:
