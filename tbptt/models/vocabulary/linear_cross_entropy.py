@@ -30,7 +30,8 @@ def linear_cross_entropy(
 ) -> Tensor:
     """-log softmax(x W^T + b)[target] of every token: (N,), in nats.
 
-    Autocast applies to the matrix products only, but not to those of few tokens on a CPU. With `cap`, logits are soft-capped; all of them are then held at once.
+    Autocast applies to the matrix products only, but not to those of few tokens on a CPU. With `cap`, logits
+    are soft-capped; all of them are then held at once.
     """
     few = x_NE.device.type == "cpu" and len(x_NE) <= FEW_TOKENS_CPU
     dtype = weight_VE.dtype if few else matmul_dtype(x_NE)
