@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config, chunks
+from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config
+from tbptt.models.mixers.chunks import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.kernels import FUSED, Kernels, Recurrence, fused
 from tbptt.models.protocol import detach
@@ -58,7 +59,7 @@ def compare_form(plain: Recurrence) -> None:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE)
 
     q, k = (F.normalize(normal(B, H, T, K), dim=-1) for _ in range(2))
-    decays = (B, H, T, K) if plain is chunks.channel_decay_attention else (B, H, T)
+    decays = (B, H, T, K) if plain is channel_decay_attention else (B, H, T)
     inputs = {"q": q, "k": k, "v": normal(B, H, T, V), "log_decay": -F.softplus(normal(*decays) - 3)}
     if plain is gated_delta_rule:
         inputs["beta"] = normal(B, H, T).sigmoid()

@@ -125,36 +125,6 @@ def carry(S_BHKV: Tensor, kept_BHN: Tensor, added_BHNKV: Tensor) -> tuple[Tensor
     return torch.stack(starts, 2), S_BHKV
 
 
-def scalar_decay_attention(
-    q_BGTK: Tensor,
-    k_BGTK: Tensor,
-    v_BHTV: Tensor,
-    log_decay_BHT: Tensor,
-    S_BHKV: Tensor,
-    chunk: int,
-    since_BT: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The recurrence with one decay per head and token (SSD, Dao and Gu 2024): outputs (B, H, T, V), final state.
-
-    Of G heads of queries and keys each serves H / G heads of values, one after the other (R of them).
-    """
-    G, T = q_BGTK.shape[1:3]
-    q, k = (split_chunks(x, chunk) for x in (q_BGTK, k_BGTK))
-    v = split_chunks(v_BHTV, chunk)
-    decays = LogDecays(split_chunks(log_decay_BHT, chunk), document_starts(since_BT, chunk))
-
-    def grouped(x: Tensor) -> Tensor:
-        return x.unflatten(1, (G, -1))
-
-    scores = (q @ k.transpose(-1, -2)).unsqueeze(2)
-    inside = (scores * grouped(factors(decays.between()))).flatten(1, 2) @ v
-    at_end = v * factors(decays.to_end()).unsqueeze(-1)
-    added = torch.einsum("bgnck,bgrncv->bgrnkv", k, grouped(at_end)).flatten(1, 2)
-    starts, S_BHKV = carry(S_BHKV, factors(decays.across()), added)
-    carried = torch.einsum("bgnck,bgrnkv->bgrncv", q, grouped(starts)).flatten(1, 2)
-    return join_chunks(inside + carried * factors(decays.from_start()).unsqueeze(-1), T), S_BHKV
-
-
 def channel_decay_attention(
     q_BHTK: Tensor,
     k_BHTK: Tensor,

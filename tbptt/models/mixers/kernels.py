@@ -1,9 +1,8 @@
 """Choice of how a mixer's recurrence is computed: plain PyTorch, the definition, or fused Triton kernels.
 
-Plain forms are in chunks.py and delta_rule.py. The kernels are those of flash-linear-attention (fla-core), an optional
-dependency that is imported at the first use.
-
-Shapes: B lanes, H heads, T tokens, K and V sizes of keys and values. The kernels take heads after tokens.
+Plain forms are in chunks.py, scalar_decay.py and delta_rule.py. The kernels are those of flash-linear-attention (fla-
+core), an optional dependency that is imported at the first use. Shapes: B lanes, H heads, T tokens, K and V sizes of
+keys and values. The kernels take heads after tokens.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tbptt.models.mixers import chunks
+from tbptt.models.mixers.chunks import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
+from tbptt.models.mixers.scalar_decay import scalar_decay_attention
 
 Recurrence = Callable[..., tuple[Tensor, Tensor]]  # a plain form, or what has its arguments and results
 
@@ -135,7 +135,7 @@ def _run_sequences(
 
 
 FUSED: dict[Recurrence, Recurrence] = {
-    chunks.scalar_decay_attention: _scalar_decay_attention,
-    chunks.channel_decay_attention: _channel_decay_attention,
+    scalar_decay_attention: _scalar_decay_attention,
+    channel_decay_attention: _channel_decay_attention,
     gated_delta_rule: _gated_delta_rule,
 }

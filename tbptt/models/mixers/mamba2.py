@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tbptt.errors import UserError
-from tbptt.models.mixers.chunks import scalar_decay_attention
 from tbptt.models.mixers.initialisation import init_linear, init_log_decay, init_time_step
 from tbptt.models.mixers.joined_linear import joined_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
+from tbptt.models.mixers.scalar_decay import scalar_decay_attention
 from tbptt.models.mixers.short_convolution import ShortConvolution
 from tbptt.models.norms import rms_norm
 from tbptt.models.protocol import State
@@ -34,7 +34,7 @@ class Mamba2Config(MixerConfig):
     bias: bool = False  # of the linear maps
     conv_bias: bool = True
     norm_eps: float = 1e-5
-    chunk_len: int = 32  # tokens that the plain form computes at once; no result depends on it
+    chunk_len: int = 64  # tokens that the plain form computes at once; no result depends on it
 
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "d_head", "d_state", "n_group", "conv_width", "chunk_len")

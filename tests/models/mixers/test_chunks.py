@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tbptt.models.mixers.chunks import channel_decay_attention, scalar_decay_attention
+from tbptt.models.mixers.chunks import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.mlstm import mlstm_cell
 from tbptt.models.mixers.rg_lru import rg_lru
+from tbptt.models.mixers.scalar_decay import scalar_decay_attention
 from tests.models.mixers.recorded import assert_agrees, assert_operation_agrees, cases, load, under
 
 CHUNKS = (1, 2, 3, 7, 16, 32, 64)

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tbptt.models.documents import tokens_since_start
-from tbptt.models.mixers.chunks import channel_decay_attention, scalar_decay_attention
+from tbptt.models.mixers.chunks import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.mlstm import mlstm_cell
+from tbptt.models.mixers.scalar_decay import all_chunks_at_once, scalar_decay_attention
 from tests.helpers import assert_close
 
 B, H, T, K, V = 2, 2, 19, 3, 4
@@ -26,6 +27,7 @@ def mlstm(*inputs_chunk_since):
 # Every recurrence, with the sizes of what it reads of a token after q, k and v, and of its state.
 FORMS = {
     "scalar": (scalar_decay_attention, [()], [(K, V)]),
+    "scalar_at_once": (all_chunks_at_once, [()], [(K, V)]),
     "channel": (channel_decay_attention, [(K,)], [(K, V)]),
     "delta": (gated_delta_rule, [(), ()], [(K, V)]),
     "mlstm": (mlstm, [(), ()], [(K, V), (K,), ()]),

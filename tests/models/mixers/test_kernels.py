@@ -11,9 +11,11 @@ import torch
 from tbptt.device import Precision
 from tbptt.errors import UserError
 from tbptt.models.documents import tokens_since_start
-from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config, chunks, kernels
+from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config, kernels
+from tbptt.models.mixers.chunks import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.kernels import FUSED, Kernels, fused, pick_kernels
+from tbptt.models.mixers.scalar_decay import scalar_decay_attention
 from tbptt.models.stack import StackConfig
 from tests.helpers import assert_relatively_close
 from tests.models.mixers import loops
@@ -24,8 +26,8 @@ FORMS = pytest.mark.parametrize("plain", FUSED, ids=lambda form: form.__name__)
 MIXERS_WITH_KERNELS = ("gated_delta", "mamba2", "gla")
 THEIR_LOOPS = {
     gated_delta_rule: ("fla.ops.gated_delta_rule", "naive_recurrent_gated_delta_rule"),
-    chunks.scalar_decay_attention: ("fla.ops.simple_gla", "naive_recurrent_simple_gla"),
-    chunks.channel_decay_attention: ("fla.ops.gla", "naive_recurrent_gla"),
+    scalar_decay_attention: ("fla.ops.simple_gla", "naive_recurrent_simple_gla"),
+    channel_decay_attention: ("fla.ops.gla", "naive_recurrent_gla"),
 }
 CUDA = torch.device("cuda")
 
@@ -48,7 +50,7 @@ def draw_inputs(plain, dtype=torch.float64):
         return torch.randn(shape, generator=generator, dtype=dtype)
 
     k = torch.nn.functional.normalize(normal(B, H, T, K), dim=-1)
-    decays = (B, H, T, K) if plain is chunks.channel_decay_attention else (B, H, T)
+    decays = (B, H, T, K) if plain is channel_decay_attention else (B, H, T)
     gates = [-torch.nn.functional.softplus(normal(*decays))]
     if plain is gated_delta_rule:
         gates.append(normal(B, H, T).sigmoid())
@@ -121,7 +123,7 @@ def test_stand_ins_are_like_the_package(plain):
     q, k, v, *gates, S = (x.detach().transpose(1, 2) for x in draw_inputs(plain, torch.float32))
     named = dict(zip(("g", "beta"), gates), initial_state=S.transpose(1, 2), output_final_state=True)
     found = stand_in(q, k, v, **named)
-    if plain is chunks.channel_decay_attention:
+    if plain is channel_decay_attention:
         named["gk"] = named.pop("g")
     for ours, theirs in zip(found, naive(q, k, v, **named), strict=True):
         assert_relatively_close(ours, theirs, 1e-5)
