@@ -1,8 +1,9 @@
 """Choice of how a mixer's recurrence is computed: plain PyTorch, the definition, or fused Triton kernels.
 
-Plain forms are in chunks.py, scalar_decay.py and delta_rule.py. The kernels are those of flash-linear-attention (fla-
-core), an optional dependency that is imported at the first use. Shapes: B lanes, H heads, T tokens, K and V sizes of
-keys and values. The kernels take heads after tokens.
+Plain forms are in chunks.py, scalar_decay.py and delta_rule.py. The kernels are those of flash-linear-attention
+(fla-core), an optional dependency that is imported at the first use.
+
+Shapes: B lanes, H heads, T tokens, K and V sizes of keys and values. The kernels take heads after tokens.
 """
 
 from __future__ import annotations
