@@ -35,7 +35,8 @@ def dropout_mask(like: Tensor, rate: float) -> Tensor:
     first_kept = (random[-1] < round((threshold - low) * 2**64) - 2**63) + (low - 2**15)  # of int16
     bits = random.view(torch.int16)[: like.numel()].view(like.shape)
     if like.element_size() == bits.element_size():  # integers of 16 bits are written four times as fast as floats
-        return bits.ge_(first_kept).mul_(torch.tensor(1 / (1 - rate), dtype=like.dtype).view(torch.int16)).view(like.dtype)
+        scale = torch.tensor(1 / (1 - rate), dtype=like.dtype).view(torch.int16)
+        return bits.ge_(first_kept).mul_(scale).view(like.dtype)
     mask = torch.empty_like(like, memory_format=torch.contiguous_format, requires_grad=False)
     torch.ge(bits, first_kept, out=mask)  # a boolean mask would take four times as long
     return mask.mul_(1 / (1 - rate))

@@ -24,6 +24,7 @@ from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import RecurrentModel, State, detach, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.meter import Meter
+from tbptt.training.norm import total_norm
 from tbptt.training.optimizers import load_state, saved_state
 from tbptt.training.parallel import data_parallel
 from tbptt.training.replay import PADDING_MULTIPLE, make_graph_replay
@@ -166,7 +167,7 @@ class Trainer:
         self.world.sum(loss)
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = total_norm(gradients)
         results = torch.stack((loss, norm.double()))
         self._optimizer_step(norm, skip=~results.isfinite().all())
         self.scaler.update()
