@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -27,13 +28,13 @@ def dropout_mask(like: Tensor, rate: float) -> Tensor:
     """A mask of the shape of `like` with entries 1 / (1 - rate) or 0, from 16 random bits per entry.
 
     A rate that is not a multiple of 2^-16 is rounded up or down at random, once for the whole mask, so that it is exact
-    in expectation.
+    in expectation. The bits are of a generator of numpy's, which is twice as fast as torch's and gets its seed from it.
     """
-    random = torch.empty(-(-like.numel() // 4) + 1, dtype=torch.int64).random_(-(2**63), None)
+    seed = torch.empty(2, dtype=torch.int64).random_()
+    words = np.random.SFC64(seed.numpy()).random_raw(-(-like.numel() // 4) + 1)
     threshold = min(rate * 2**16, 2**16 - 1)  # how many of the 2^16 values are dropped
-    low = math.floor(threshold)
-    first_kept = (random[-1] < round((threshold - low) * 2**64) - 2**63) + (low - 2**15)  # of int16
-    bits = random.view(torch.int16)[: like.numel()].view(like.shape)
+    dropped = math.floor(threshold) + (int(words[-1]) < (threshold % 1) * 2**64)
+    bits, first_kept = torch.from_numpy(words.view(np.int16))[: like.numel()].view(like.shape), dropped - 2**15
     if like.element_size() == bits.element_size():  # integers of 16 bits are written four times as fast as floats
         scale = torch.tensor(1 / (1 - rate), dtype=like.dtype).view(torch.int16)
         return bits.ge_(first_kept).mul_(scale).view(like.dtype)

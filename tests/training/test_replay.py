@@ -11,11 +11,14 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbptt.data.lanes import Lanes
 from tbptt.device import Precision
 from tbptt.errors import UserError
+from tbptt.models import dropout
+from tbptt.models.attention import single_node
 from tbptt.models.protocol import InitialMemory
 from tbptt.training.config import ResetState, TrainerConfig
 from tbptt.training.optimizers import AdamConfig, SGDConfig
@@ -122,7 +125,9 @@ def test_replayed_updates_are_the_updates(name, optimizer, micro_batch, reset_st
         torch.testing.assert_close(y, x, rtol=0, atol=1e-9)
 
 
-def test_dropout_draws_new_masks_and_loss_scaling_goes_on():
+def test_dropout_draws_new_masks_and_loss_scaling_goes_on(monkeypatch):
+    for module in (dropout, single_node):  # as on a GPU, by torch, so that replays draw anew
+        monkeypatch.setattr(module, "dropout_mask", lambda like, rate: F.dropout(torch.ones_like(like), rate))
     settings = {"precision": Precision.fp16, "clip": 0.25}
     build = lambda: tiny_txl(torch.float32, dropout=0.3, dropatt=0.2)  # noqa: E731
     plain, replayed, recorder = pair_of_trainers(build, lanes_of(4, 34), AdamConfig(lr=0.01), **settings)

@@ -104,8 +104,10 @@ class SingleNodeAttention(torch.autograd.Function):
         ds_PTK = torch.ops.aten._softmax_backward_data(d_weights_PTK, weights_PTK, -1, weights_PTK.dtype)
         torch.bmm(ds_PTK.mT, q_2HBTE[0].flatten(0, 1), out=dkv_2HBKE[0].flatten(0, 1))
         torch.bmm(ds_PTK, k_PKE, out=dq_2HBTE[0].flatten(0, 1))
-        d_table_HNR = ds_PTK.new_zeros(H, B * T, M + T + 1)
-        shifted(d_table_HNR.view(H, B, -1), T).copy_(ds_PTK.view(H, B, T, -1))
+        d_table_HNR = ds_PTK.new_empty(H, B * T, M + T + 1)
+        d_table_HBX = d_table_HNR.view(H, B, -1)
+        d_table_HBX[..., : T - 1], d_table_HBX[..., -1] = 0, 0  # what `shifted` leaves out
+        shifted(d_table_HBX, T).copy_(ds_PTK.view(H, B, T, -1))
         torch.bmm(d_table_HNR, r_HRE, out=dq_2HBTE[1].flatten(1, 2))
         dr_HRE = torch.bmm(d_table_HNR.mT, q_2HBTE[1].flatten(1, 2))
         dr_KF = dr_HRE[:, :-1].transpose(0, 1).reshape(M + T, H * E)
