@@ -16,8 +16,8 @@ MAX_HEAD_SIZE = 256  # d_head above which tiles no longer fit registers and shar
 
 
 class Attention(Enum):
-    auto = "auto"  # fused on a GPU that can run it, else plain
-    plain = "plain"
+    auto = "auto"  # fused on a GPU that can run it, else plain; on a CPU with the gradient by hand
+    plain = "plain"  # the definition
     fused = "fused"  # Triton kernels that do not store the scores
 
 
