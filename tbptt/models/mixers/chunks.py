@@ -33,6 +33,12 @@ def join_chunks(x: Tensor, length: int) -> Tensor:
     return x.flatten(2, 3)[:, :, :length]
 
 
+def heads_last(like_BHNCV: Tensor, heads: int | None = None, width: int | None = None) -> Tensor:
+    """An empty (B, heads, N, C, width): the heads of a token lie side by side, as linear maps write and read them."""
+    B, H, N, C, V = like_BHNCV.shape
+    return like_BHNCV.new_empty(B, N, C, heads or H, width or V).permute(0, 3, 1, 2, 4)
+
+
 def document_starts(since_BT: Tensor | None, chunk: int) -> Tensor | None:
     """The index in its chunk at which each token's document starts, (B, N, C); below 0: before the chunk.
 

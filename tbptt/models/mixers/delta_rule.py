@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tbptt.models.mixers.chunks import LogDecays, document_starts, factors, join_chunks, split_chunks
+from tbptt.models.mixers.chunks import LogDecays, document_starts, factors, heads_last, join_chunks, split_chunks
 
 SMALLEST_BETA = 1e-20  # the gradient of beta is divided by it; far below what rounding leaves
 
@@ -98,7 +98,7 @@ class GatedDeltaRule(torch.autograd.Function):
         v_BHNCV, o_BHNCV, b, *saved = ctx.saved_tensors
         chunks = [Chunk(*tensors) for tensors in zip(*[iter(saved)] * len(Chunk._fields))]
         heads, C, K, dS = b.shape[:2], b.shape[-1], dS_BHKV.shape[2], dS_BHKV.flatten(0, 1)
-        dq, dk, dv = heads_last(v_BHNCV, K), heads_last(v_BHNCV, K), heads_last(v_BHNCV)
+        dq, dk, dv = (heads_last(v_BHNCV, width=width) for width in (K, K, None))
         y_dv, S_dS = torch.empty_like(b), torch.empty_like(b[..., :1])
         by_chunk = zip(chunks, *(x.unbind(2) for x in (do_BHNCV, dq, dk, dv, y_dv, S_dS)))
         for c, do_n, dq_n, dk_n, dv_n, y_dv_n, S_dS_n in reversed(list(by_chunk)):
@@ -129,9 +129,3 @@ class GatedDeltaRule(torch.autograd.Function):
 def halves(x_PRK: Tensor) -> Tensor:
     """(P, 2, C, K): of queries, of keys."""
     return x_PRK.unflatten(1, (2, -1))
-
-
-def heads_last(like_BHNCV: Tensor, width: int | None = None) -> Tensor:
-    """An empty (B, H, N, C, width) where the heads of a token lie side by side, as linear maps write and read them."""
-    B, H, N, C, V = like_BHNCV.shape
-    return like_BHNCV.new_empty(B, N, C, H, width or V).permute(0, 3, 1, 2, 4)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tbptt.models.mixers.chunks import LogDecays, carry, document_starts, factors, join_chunks, split_chunks
+from tbptt.models.mixers.chunks import LogDecays, carry, document_starts, factors, heads_last, join_chunks, split_chunks
 
 
 def scalar_decay_attention(
@@ -88,25 +88,25 @@ class Chunk(NamedTuple):
 class ScalarDecay(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q_BGNCK, k_BGNCK, v_BHNCV, log_decay_BHNC, S_BHKV, start_BNC):
-        G, (B, H), decays = q_BGNCK.shape[1], S_BHKV.shape[:2], LogDecays(log_decay_BHNC, start_BNC)
+        (B, G), decays = q_BGNCK.shape[:2], LogDecays(log_decay_BHNC, start_BNC)
         gates = (
             factors(decays.between()).unflatten(1, (G, -1)).flatten(0, 1).unbind(2),
             *(_of_tokens(factors(x), G) for x in (decays.from_start(), decays.to_end(), decays.across().unsqueeze(-1))),
         )
         inputs = (x.unbind(2) for x in (q_BGNCK, k_BGNCK, v_BHNCV))
-        o_BNCHV = _heads_last(v_BHNCV, H)
+        o_BHNCV = heads_last(v_BHNCV)
         S, chunks = S_BHKV.unflatten(1, (G, -1)).transpose(2, 3).flatten(0, 1).contiguous(), []
-        for q, k, v, o, d, f, e, kept in zip(*inputs, o_BNCHV.unbind(1), *gates):
+        for q, k, v, o, d, f, e, kept in zip(*inputs, o_BHNCV.unbind(2), *gates):
             q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.unflatten(1, (G, -1)).flatten(0, 1)
             ev, v = (v.transpose(1, 2) * e).flatten(2), v.flatten(0, 1)
             A = (torch.bmm(q, k.mT).unsqueeze(1) * d).flatten(0, 1)
             inside = torch.bmm(A, v).view(B, G, -1, *v.shape[1:]).transpose(2, 3)
             carried = torch.bmm(q, S.flatten(2)).view(inside.shape)
             torch.addcmul(inside, carried, f.unflatten(0, (B, G)), out=_by_group(o, G))
-            if any(ctx.needs_input_grad):
+            if any(ctx.needs_input_grad):  # else its memory serves the next chunk
                 chunks.append(Chunk(q, k, d, f, e, kept, A, v, ev, S))
             S = (S * kept).flatten(2).baddbmm_(k.mT, ev).view(S.shape)
-        o_BHNCV, ctx.groups = o_BNCHV.permute(0, 3, 1, 2, 4), G
+        ctx.groups = G
         ctx.save_for_backward(v_BHNCV, o_BHNCV, *chain(*chunks))
         return o_BHNCV, S.unflatten(0, (B, G)).transpose(2, 3).flatten(1, 2)
 
@@ -117,9 +117,9 @@ class ScalarDecay(torch.autograd.Function):
         chunks = [Chunk(*tensors) for tensors in zip(*[iter(saved)] * len(Chunk._fields))]
         (B, H, N, C, V), G, K = v_BHNCV.shape, ctx.groups, dS_BHKV.shape[2]
         dS = dS_BHKV.unflatten(1, (G, -1)).transpose(2, 3).flatten(0, 1).contiguous()
-        dq, dk, dv = _heads_last(v_BHNCV, G, K), _heads_last(v_BHNCV, G, K), _heads_last(v_BHNCV, H)
+        dq, dk, dv = heads_last(v_BHNCV, G, K), heads_last(v_BHNCV, G, K), heads_last(v_BHNCV)
         S_dS = v_BHNCV.new_empty(N, B, H)
-        by_chunk = zip(chunks, do_BHNCV.unbind(2), *(x.unbind(1) for x in (dq, dk, dv)), S_dS)
+        by_chunk = zip(chunks, *(x.unbind(2) for x in (do_BHNCV, dq, dk, dv)), S_dS)
         for c, do, dq_n, dk_n, dv_n, S_dS_n in reversed(list(by_chunk)):
             do = do.unflatten(1, (G, -1)).flatten(0, 1)
             f_do, do = (do.transpose(1, 2) * c.f).flatten(2), do.flatten(0, 1)
@@ -129,11 +129,10 @@ class ScalarDecay(torch.autograd.Function):
             d_scores = (torch.bmm(do, c.v.mT).view(c.d.shape) * c.d).sum(1)
             d_queries = torch.bmm(d_scores, c.k).baddbmm_(f_do, c.S.flatten(2).mT)
             d_keys = torch.bmm(d_scores.mT, c.q).baddbmm_(c.ev, dS.flatten(2).mT)
-            dq_n.copy_(d_queries.unflatten(0, (B, G)).transpose(1, 2))
-            dk_n.copy_(d_keys.unflatten(0, (B, G)).transpose(1, 2))
+            dq_n.copy_(d_queries.unflatten(0, (B, G)))
+            dk_n.copy_(d_keys.unflatten(0, (B, G)))
             dS = (dS * c.kept).flatten(2).baddbmm_(c.q.mT, f_do).view(dS.shape)
             S_dS_n.copy_((c.S * dS).sum((1, 3)).view(B, H))
-        dq, dk, dv = (x.permute(0, 3, 1, 2, 4) for x in (dq, dk, dv))
         # As of the delta rule: v_t meets the sums c_t of log decays as v_t e^(-c_t) alone, o_t as o_t e^(c_t).
         dc = (o_BHNCV * do_BHNCV).sum(-1) - (v_BHNCV * dv).sum(-1)
         d_log_decay = S_dS.permute(1, 2, 0).unsqueeze(-1) + dc - dc.cumsum(-1)
@@ -145,12 +144,6 @@ def _of_tokens(x_BHNC: Tensor, groups: int) -> tuple[Tensor, ...]:
     return x_BHNC.unflatten(1, (groups, -1)).flatten(0, 1).permute(2, 0, 3, 1).unsqueeze(-1).unbind()
 
 
-def _heads_last(like_BHNCV: Tensor, heads: int, width: int | None = None) -> Tensor:
-    """An empty (B, N, C, heads, width)."""
-    B, _, N, C, V = like_BHNCV.shape
-    return like_BHNCV.new_empty(B, N, C, heads, width or V)
-
-
-def _by_group(x_BCHV: Tensor, groups: int) -> Tensor:
+def _by_group(x_BHCV: Tensor, groups: int) -> Tensor:
     """(B, G, C, R, V), a view."""
-    return x_BCHV.unflatten(2, (groups, -1)).transpose(1, 2)
+    return x_BHCV.unflatten(1, (groups, -1)).transpose(2, 3)
