@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -26,7 +26,7 @@ from omegaconf.errors import (
 )
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
-from tbptt.cli.config import text_keys
+from tbptt.cli.config import GROUPS, text_keys
 from tbptt.cli.processes import escape_what_the_screen_lacks, reports_errors
 from tbptt.cli.quoting import quoted
 from tbptt.data.reading import decode
@@ -192,12 +192,20 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     return f"unknown key {error.full_key}: {hint}{owner} {', '.join(known)}"
 
 
+def _of_a_group(error: OmegaConfBaseException) -> str:
+    *parents, key = str(error.full_key).split(".")
+    if (group := "/".join([*parents, key])) in GROUPS:
+        return f"use {group}=CHOICE"
+    kind: Any = get_type_hints(error.object_type)[key]
+    return f"it has {', '.join(f'{error.full_key}.{field.name}' for field in fields(kind))}"
+
+
 def _wrong_type(error: OmegaConfBaseException) -> str:
     message = str(error).split("\n")[0]
     quoted = re.search(r"[Vv]alue '(.*?)'", message)
     given = f"'{quoted[1]}'" if quoted else "the given value"
     if message.startswith("Invalid type assigned"):
-        return f"{error.full_key} is a group of settings: use {'/'.join(str(error.full_key).split('.'))}=CHOICE"
+        return f"{error.full_key} is a group of settings: {_of_a_group(error)}"
     if choices := re.search(r"expected one of \[(.*)\]", message):
         return f"{error.full_key} must be one of {choices[1]}, not {given}"
     expected_types = {

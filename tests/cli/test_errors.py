@@ -136,6 +136,7 @@ def answer(*overrides: str) -> str:
         ("task=eval checkpoint=/nowhere", ["checkpoint=/nowhere", "run directory"]),
         ("eval/dynamic=adam", ["eval/dynamic=adam", "none, rms, sgd"]),
         ("eval.dynamic=sgd", ["eval.dynamic", "eval/dynamic=CHOICE"]),
+        ("model=mamba2_tiny model.attention=plain", ["model.attention is a group", "it has model.attention.n_head, "]),
         ("eval.dynamic.name=sgd", ["eval.dynamic.name=sgd", "eval/dynamic=sgd"]),
         ("eval.dynamic.lr=1", ["eval.dynamic.lr", "eval.dynamic has name"]),
         ("eval/dynamic=sgd eval.dynamic.eps=1", ["eval.dynamic.eps", "lr, decay"]),
