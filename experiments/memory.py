@@ -37,7 +37,8 @@ WORDS = 267_735
 
 
 def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
-    """What a GPU does otherwise: dropout keeps a byte an entry, LayerNorm stays in float32, sizes are aligned.
+    """What a GPU does otherwise: dropout keeps a byte an entry, LayerNorm stays in float32, sizes are aligned, softmax
+    tails of few tokens are in 16 bits too, and nothing is read of what was computed.
 
     And an index of words is as long as Zipf's law makes it, since there are no words.
     """
@@ -54,6 +55,8 @@ def as_on_a_gpu(tokens: np.ndarray) -> ExitStack:
     patches.enter_context(patch("torch.nn.functional.layer_norm", layer_norm))
     patches.enter_context(patch.dict("tbptt.models.alignment.ALIGNMENT", cpu=16))
     patches.enter_context(patch("tbptt.models.vocabulary.clusters.ClusteredIds.from_ids", from_ids))
+    patches.enter_context(patch("tbptt.models.vocabulary.linear_cross_entropy.READ_AT_ONCE", set()))
+    patches.enter_context(patch("tbptt.models.vocabulary.linear_cross_entropy.FEW_TOKENS_CPU", 0))
     drop = lambda x, rate: torch.native_dropout(x, rate, True)[0] if rate else x  # noqa: E731
     patches.enter_context(patch("tbptt.models.dropout.fast_dropout", drop))
     return patches
