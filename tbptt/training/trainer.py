@@ -23,8 +23,8 @@ from tbptt.errors import UserError
 from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import RecurrentModel, State, detach, join_lanes, map_state, slice_lanes
 from tbptt.training.config import ResetState, TrainerConfig
+from tbptt.training.gradient_norm import total_norm
 from tbptt.training.meter import Meter
-from tbptt.training.norm import total_norm
 from tbptt.training.optimizers import load_state, saved_state
 from tbptt.training.parallel import data_parallel
 from tbptt.training.replay import PADDING_MULTIPLE, make_graph_replay

@@ -19,8 +19,9 @@ from tbptt.models.soft_cap import soft_cap
 MAX_LOGITS = 2**25  # per chunk: 128 MiB in float32
 MAX_LOGITS_CPU = 2**19  # per chunk on a CPU without a backward pass: 2 MiB, which fit in its cache
 
-# On a CPU, 16 bits pay only from more tokens than this: weight and gradient are cast, whose time does not depend on the
-# tokens, and oneDNN compiles a product anew for every number of tokens.
+# Training on a CPU, 16 bits pay only from more tokens than this: weight and gradient are cast, whose time does not
+# depend on the tokens, and oneDNN compiles a product anew for every number of tokens. Evaluation keeps to 16 bits, so
+# that its precision does not depend on the number of lanes.
 FEW_TOKENS_CPU = 128
 READ_AT_ONCE = {"cpu"}  # devices whose numbers the host need not wait for
 
@@ -30,10 +31,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     """-log softmax(x W^T + b)[target] of every token: (N,), in nats.
 
-    Autocast applies to the matrix products only, but not to those of few tokens on a CPU. With `cap`, logits
-    are soft-capped; all of them are then held at once.
+    Autocast applies to the matrix products only, but in training not to those of few tokens on a CPU. With
+    `cap`, logits are soft-capped; all of them are then held at once.
     """
-    few = x_NE.device.type == "cpu" and len(x_NE) <= FEW_TOKENS_CPU
+    few = torch.is_grad_enabled() and x_NE.device.type == "cpu" and len(x_NE) <= FEW_TOKENS_CPU
     dtype = weight_VE.dtype if few else matmul_dtype(x_NE)
     bias_V = weight_VE.new_zeros(len(weight_VE)) if bias_V is None else bias_V
     with torch.autocast(x_NE.device.type, enabled=False):

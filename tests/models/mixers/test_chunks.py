@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from tbptt.models.mixers.chunks import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
+from tbptt.models.mixers.low_rank_decay import low_rank_decay
 from tbptt.models.mixers.mlstm import mlstm_cell
 from tbptt.models.mixers.rg_lru import rg_lru
 from tbptt.models.mixers.scalar_decay import scalar_decay_attention
@@ -52,6 +53,11 @@ def gla(inputs, chunk: int):
     return {"o": heads_first(o), "final_state": state}
 
 
+def rwkv7(inputs, chunk: int):
+    o, state = low_rank_decay(*(inputs[key] for key in "rwkvab"), inputs["initial_state"], chunk)
+    return {"o": o, "final_state": state}
+
+
 def mlstm(inputs, m_ref, chunk: int, eps: float = 0.0):
     state = inputs["c_initial"], inputs["n_initial"], inputs["m_initial"].squeeze(-1)
     h, C, n, m = mlstm_cell(*(inputs[key] for key in "qkvif"), *state, chunk, eps)
@@ -73,6 +79,7 @@ RUNS = {
     "op_mlstm": lambda arrays, chunk: lambda inputs: mlstm(inputs, arrays["out/m_ref"], chunk),
     "op_gdn": lambda arrays, chunk: lambda inputs: gated_delta(inputs, bool(arrays["l2norm"]), chunk),
     "op_ssd": lambda arrays, chunk: lambda inputs: ssd(inputs, bool(arrays["dt_softplus"]), chunk),
+    "op_rwkv7": lambda arrays, chunk: lambda inputs: rwkv7(inputs, chunk),
     "op_gla": lambda arrays, chunk: lambda inputs: gla(inputs, chunk),
 }
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tbptt.models.documents import tokens_since_start
 from tbptt.models.mixers.chunks import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
+from tbptt.models.mixers.low_rank_decay import low_rank_decay
 from tbptt.models.mixers.mlstm import mlstm_cell
 from tbptt.models.mixers.scalar_decay import all_chunks_at_once, scalar_decay_attention
 from tests.helpers import assert_close
@@ -24,11 +25,16 @@ def mlstm(*inputs_chunk_since):
     return mlstm_cell(*inputs, chunk, 1e-6, since_BT)
 
 
+def rwkv7(r, k, v, w, rate, *state_chunk_since):
+    return low_rank_decay(r, w, k, v, -k, k * rate, *state_chunk_since)
+
+
 # Every recurrence, with the sizes of what it reads of a token after q, k and v, and of its state.
 FORMS = {
     "scalar": (scalar_decay_attention, [()], [(K, V)]),
     "scalar_at_once": (all_chunks_at_once, [()], [(K, V)]),
     "channel": (channel_decay_attention, [(K,)], [(K, V)]),
+    "low_rank": (rwkv7, [(K,), (K,)], [(K, V)]),
     "delta": (gated_delta_rule, [(), ()], [(K, V)]),
     "mlstm": (mlstm, [(), ()], [(K, V), (K,), ()]),
 }
