@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
+from functools import cache
 
 import torch
+from torch import nn
 
 from tbptt.errors import UserError
 
@@ -91,6 +93,17 @@ def parameter_dtype(precision: Precision) -> torch.dtype:
 def product_dtype(precision: Precision) -> torch.dtype:
     """The dtype in which matrix products run."""
     return MIXED.get(precision, parameter_dtype(precision))
+
+
+@cache
+def cpu_has_bf16() -> bool:
+    """Whether oneDNN, which torch multiplies with, knows bfloat16 on this processor; its LSTM says so."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.random.fork_rng(devices=[]):
+            nn.LSTM(8, 8)(torch.zeros(1, 1, 8))
+    except RuntimeError:
+        return False
+    return True
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:

@@ -5,13 +5,12 @@ Shapes: B lanes, T tokens of the segment, L layers, D model size.
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from tbptt.device import matmul_dtype
+from tbptt.device import cpu_has_bf16, matmul_dtype
 
 
 def run_lstm(
@@ -36,14 +35,3 @@ def run_lstm(
         y_BTD, (h_LBD, c_LBD) = lstm(x_BTD[:, begin:end], (h_LBD, c_LBD))
         outputs.append(y_BTD)
     return torch.cat(outputs, dim=1), (h_LBD, c_LBD)
-
-
-@cache
-def cpu_has_bf16() -> bool:
-    """Whether this processor's LSTM runs under autocast to bfloat16; without, it is computed in float32."""
-    try:
-        with torch.autocast("cpu", torch.bfloat16), torch.random.fork_rng(devices=[]):
-            nn.LSTM(8, 8)(torch.zeros(1, 1, 8))
-    except RuntimeError:
-        return False
-    return True

@@ -17,8 +17,10 @@ class Norm(Enum):
 
 
 def rms_norm(x: Tensor, weight_D: Tensor | None, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
-    if x.device.type == "cpu" and (weight_D is None or weight_D.dtype == x.dtype):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019), in the dtype of the weight."""
+    if weight_D is not None:  # under autocast x may have 16 bits, for which torch has no kernel with such a weight
+        x = x.to(weight_D.dtype)
+    if x.device.type == "cpu":
         return FewPassRMSNorm.apply(x, weight_D, eps, 1.0)
     return F.rms_norm(x, x.shape[-1:], weight_D, eps)
 

@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -18,7 +19,7 @@ from tbptt.cli.directories import check_writable, words_of
 from tbptt.cli.errors import exit_on_user_errors
 from tbptt.cli.processes import process_count, run_in_world
 from tbptt.cli.search import check_sweeper
-from tbptt.device import pick_device
+from tbptt.device import Precision, cpu_has_bf16, pick_device
 from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.rank_info import find_rank_info
 from tbptt.launch.world import World
@@ -125,8 +126,17 @@ def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:
     return sentences
 
 
+def slow_settings(config: Config, device: torch.device) -> list[str]:
+    """One sentence for each setting that makes this run slower than it need be."""
+    computes = config.task in (Task.train, Task.eval, Task.generate)
+    if computes and config.trainer.precision is Precision.bf16 and device.type == "cpu" and not cpu_has_bf16():
+        return ["trainer.precision=bf16 is slower than fp32 on this processor, which has no instructions for it"]
+    return []
+
+
 def _perform(config: Config, run_dir: Path, world: World) -> None:
-    for warning in settings_without_effect(config, words_of(HydraConfig.get().overrides.task)):
+    without_effect = settings_without_effect(config, words_of(HydraConfig.get().overrides.task))
+    for warning in without_effect + slow_settings(config, world.device):
         log.warning("%s", warning)
     with denied_files_reported(), full_disk_reported(run_dir, "hydra.run.dir"):
         TASKS[config.task].run(config, run_dir, world)

@@ -25,7 +25,7 @@ from tbptt.report.logger import log_results
 from tbptt.report.positions import POSITIONS
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, refuse_training_run, write_results
-from tbptt.tasks.loading import TrainedModel, corpus_to_score, open_trained, require_checkpoint
+from tbptt.tasks.loading import TrainedModel, check_trained, corpus_to_score, open_trained, require_checkpoint
 from tbptt.tasks.scoring import documents_that_reset, losses_file, score_split, unused_by_pieces
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ def check(config: Config) -> None:
             f"eval/dynamic=rms needs gradients of training text, but data.path={config.data.path} is one text: use "
             "eval/dynamic=sgd"
         )
+    check_trained(config)
 
 
 def unused_settings(config: Config) -> dict[str, str]:

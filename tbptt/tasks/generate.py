@@ -31,7 +31,7 @@ from tbptt.launch.world import World
 from tbptt.output import reader_gone
 from tbptt.report.logger import log_results
 from tbptt.report.results import begin, refuse_training_run, write_results
-from tbptt.tasks.loading import TrainedModel, language_of, open_trained, require_checkpoint
+from tbptt.tasks.loading import TrainedModel, check_trained, language_of, open_trained, require_checkpoint
 from tbptt.tasks.scoring import resets_at_documents
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def check(config: Config) -> None:
     config.generate.check()
     config.logger.check()
     config.generate.read_prompt(config.prompt)
+    check_trained(config)
 
 
 def unused_settings(config: Config) -> dict[str, str]:

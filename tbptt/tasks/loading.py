@@ -23,11 +23,12 @@ from tbptt.data.documents.config import schema_of
 from tbptt.data.language import Language, corpus_language, load_language
 from tbptt.data.own_text import open_own_text
 from tbptt.data.prepare import PreparedCorpus, is_prepared, open_corpus
-from tbptt.device import parameter_dtype
+from tbptt.device import parameter_dtype, pick_device
 from tbptt.errors import UserError
 from tbptt.models import CONFIGS as MODELS
 from tbptt.models import ModelConfig, RecurrentModel
 from tbptt.models.compilation import compile_blocks
+from tbptt.training.checkpoint import INFO
 from tbptt.training.checkpoints import Checkpoint, find_checkpoint, locate_checkpoint
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,25 @@ def require_checkpoint(config: Config) -> Path:
     return locate_checkpoint(config.checkpoint)
 
 
+def check_trained(config: Config) -> None:
+    """UserError if there is no checkpoint, or the settings of `eval` or `trainer` do not fit its model."""
+    checkpoint = Checkpoint.open(require_checkpoint(config), verify=[INFO])
+    _trained_config(config, checkpoint, pick_device(config.trainer.device))
+
+
+def _trained_config(config: Config, checkpoint: Checkpoint, device: torch.device) -> ModelConfig:
+    """The model's settings. Those that do not affect results are not taken over.
+
+    They may suit only the machine that trained the model.
+    """
+    trained = checkpoint.info["config"]["model"]
+    schema = MODELS[trained["name"]]
+    model_config = from_dict(schema, without_neutral(schema, trained))
+    model_config.check_eval(config.eval.context())
+    model_config.check_precision(config.trainer.precision, device)
+    return model_config
+
+
 def open_trained(config: Config, overrides: Sequence[str], device: torch.device) -> TrainedModel:
     """Open config.checkpoint. UserError if the settings of `eval` or `trainer` do not fit its model."""
     assert config.checkpoint is not None
@@ -64,12 +84,7 @@ def open_trained(config: Config, overrides: Sequence[str], device: torch.device)
                 "settings: remove it, and set eval.mem_len, ... or choose a group such as eval=wt103_base"
             )
     checkpoint = find_checkpoint(config.checkpoint)
-    trained = checkpoint.info["config"]["model"]
-    schema = MODELS[trained["name"]]
-    # Settings that do not affect results are not taken over: they may suit only the machine that trained the model.
-    model_config = from_dict(schema, without_neutral(schema, trained))
-    model_config.check_eval(config.eval.context())
-    model_config.check_precision(config.trainer.precision, device)
+    model_config = _trained_config(config, checkpoint, device)
     model = model_config.build(checkpoint.info["identity"]["data"]["vocab_size"])
     checkpoint.load_weights(model)
     model.to(device, parameter_dtype(config.trainer.precision))

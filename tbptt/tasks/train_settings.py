@@ -63,8 +63,8 @@ def questionable_settings(config: Config) -> list[str]:
     sentences = []
     if config.scheduler.warmup_steps >= config.trainer.max_steps:
         sentences.append(
-            f"scheduler.warmup_steps={config.scheduler.warmup_steps} must be below trainer.max_steps="
-            f"{config.trainer.max_steps}: otherwise the learning rate never reaches optimizer.lr"
+            f"scheduler.warmup_steps={config.scheduler.warmup_steps} is not below trainer.max_steps="
+            f"{config.trainer.max_steps}: the learning rate never reaches optimizer.lr"
         )
     if isinstance(config.scheduler, WSDConfig):
         stable = (1 - config.scheduler.decay_share) * config.trainer.max_steps

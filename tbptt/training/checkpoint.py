@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,21 +36,21 @@ class DamagedCheckpoint(UserError):
 
 @dataclass
 class Checkpoint:
-    """A verified checkpoint folder. `info` is its checkpoint.json; SHA256SUMS lists the digests of its files."""
+    """A checkpoint folder. `info` is its checkpoint.json; SHA256SUMS lists the digests of its files."""
 
     folder: Path
     info: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
-        """Verify and open a checkpoint. DamagedCheckpoint if a file is missing or does not match its digest.
+    def open(cls, folder: Path, verify: Sequence[str] = FILES) -> Checkpoint:
+        """Open a checkpoint. DamagedCheckpoint if a file of `verify` is missing or does not match its digest.
 
         UserError if a file may not be read.
         """
         try:
             listed = (line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
             sums = {name: digest for digest, name in listed}
-            damaged = [name for name in FILES if _sha256(folder / name) != sums.get(name)]
+            damaged = [name for name in verify if _sha256(folder / name) != sums.get(name)]
         except PermissionError as error:
             raise UserError(f"checkpoint {folder} may not be read: {denied(error)}") from error
         except (OSError, ValueError) as error:

@@ -242,6 +242,14 @@ def test_finished_sweeps_are_drawn_again_together(home, trained):
     assert printed.count("<- best") == 1 and looks_like_a_picture(home / "both/sweep.png")
 
 
+def test_what_does_not_fit_the_checkpoint_is_refused_before_a_run_directory_is_made(home):
+    run(home, *SMALL[1:], "model=lstm", "model.d_model=8", "trainer.max_steps=2", "hydra.run.dir=lstm")
+    for task in ("eval", "generate"):
+        words = [f"task={task}", "checkpoint=lstm", "prompt=a", "eval.same_length=true", "hydra.run.dir=refused"]
+        assert "eval.same_length=true does not apply" in run(home, *words, code=1)
+        assert not (home / "refused").exists()
+
+
 def test_an_evaluation_that_is_repeated_says_so_and_one_that_is_not_is_done(home, trained):
     words = ["task=eval", "checkpoint=trained", "eval.max_tokens=50", "eval.save_losses=losses", "hydra.run.dir=again"]
     words.append("+hydra.callbacks.value._target_=tests.cli.returned.PrintValue")

@@ -4,17 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
+from tbptt import tasks
 from tbptt.cli.config import Task, text_keys
 from tbptt.cli.errors import one_sentence_errors, sentence
 from tbptt.cli.quoting import quote_texts
 from tbptt.errors import UserError
-from tbptt.tasks import check, settings_without_effect
+from tbptt.tasks import check, settings_without_effect, slow_settings
 from tbptt.tasks.train import questionable_settings
 from tests.helpers import composed
 
@@ -215,6 +217,16 @@ def test_a_setting_without_effect_is_named(command, words):
         *(questionable_settings(config) if config.task is Task.train else []),
     ]
     assert all(word in said for word in words)
+
+
+def test_16_bits_on_a_processor_without_them_are_said_to_be_slow(monkeypatch):
+    config, cpu = composed("trainer.precision=bf16"), torch.device("cpu")
+    monkeypatch.setattr(tasks, "cpu_has_bf16", lambda: False)
+    (said,) = slow_settings(config, cpu)
+    assert "trainer.precision=bf16" in said and "fp32" in said
+    assert not slow_settings(composed(), cpu) and not slow_settings(config, torch.device("cuda"))
+    monkeypatch.setattr(tasks, "cpu_has_bf16", lambda: True)
+    assert not slow_settings(config, cpu)
 
 
 def test_a_configuration_that_is_not_utf8_is_answered_with_its_file_and_byte(tmp_path, capsys):

@@ -37,3 +37,9 @@ def test_nothing_divides_by_zero():
     y = rms_norm(x, torch.ones(4), 1e-5)
     y.sum().backward()
     assert not y.any() and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_are_normalised_in_the_dtype_of_the_weight(dtype):
+    x, weight = torch.randn(3, 8).to(dtype), torch.randn(8)
+    assert torch.equal(rms_norm(x, weight, 1e-5), rms_norm(x.float(), weight, 1e-5))
