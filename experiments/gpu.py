@@ -30,7 +30,7 @@ def steps(folder: Path) -> dict[str, tuple[int, list[str]]]:
     kernels = ["tests/models/test_fused_attention.py", "tests/models/mixers/test_kernels.py"]
     return {
         # Exactness first: a number of tokens a second of wrong results is worth nothing.
-        "checks": (150, ["pytest", "-q", "-n", "8", "tests/test_gpu.py", *kernels]),
+        "checks": (200, ["pytest", "-v", "--tb=short", "-n", "8", "tests/test_gpu.py", *kernels]),
         "training": (200, [*base, "--steps", "30", "--json", f"{folder}/throughput.jsonl"]),
         "mixers": (150, ["experiments.fla_kernels", "--speed"]),
         "curves": (240, ["experiments.loss_curves", *BYTES, "--steps", "1000", "--folder", str(folder)]),

@@ -5,6 +5,7 @@ What a processor gives is compared with recorded numbers elsewhere; those of Tra
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tbptt.generation.continuation import beam_search, sample
 from tbptt.launch.world import World
 from tbptt.models.protocol import RecurrentModel, map_state
 from tbptt.training.config import Reduce, ResetState, TrainerConfig
-from tbptt.training.optimizers import AdamConfig
+from tbptt.training.optimizers import AdamConfig, MuonConfig, OptimizerConfig, SGDConfig
 from tbptt.training.parallel import data_parallel
 from tbptt.training.schedules import ConstantConfig
 from tbptt.training.trainer import Trainer
@@ -46,19 +47,32 @@ def on_both(name: str, **settings) -> tuple[RecurrentModel, RecurrentModel]:
     return model, copy.deepcopy(model).to(GPU)
 
 
+def map_location(value: Any, device: torch.device) -> Any:
+    """A checkpoint is read on the host."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: map_location(each, device) for key, each in value.items()}
+    return type(value)(map_location(each, device) for each in value) if isinstance(value, (list, tuple)) else value
+
+
 def tensors_of(state) -> list[torch.Tensor]:
     found = []
     map_state(found.append, state)
     return found
 
 
-def make_trainer(model: RecurrentModel, device: torch.device, **settings) -> Trainer:
+RATE = 2**-7  # float32 holds it exactly: torch's kernels for GPUs read it in that precision
+
+
+def make_trainer(
+    model: RecurrentModel, device: torch.device, optimizer: OptimizerConfig | None = None, **settings
+) -> Trainer:
     documents = settings.get("reset_state") is ResetState.document
     lanes = DocumentLanes(STREAM, STARTS, 2, 4, shuffle_seed=1) if documents else Lanes.cut(STREAM, 2, 4)
     config = TrainerConfig(**{"max_steps": 40, "precision": Precision.fp64} | settings)
-    # A rate that float32 holds exactly: torch's kernels for GPUs read it in that precision.
-    optimizer, schedule = AdamConfig(lr=2**-7).build(model), ConstantConfig().build(2**-7, config.max_steps)
-    return Trainer(model, lanes, optimizer, schedule, config, World(device=device))
+    built, schedule = (optimizer or AdamConfig(lr=RATE)).build(model), ConstantConfig().build(RATE, config.max_steps)
+    return Trainer(model, lanes, built, schedule, config, World(device=device))
 
 
 @torch.no_grad()
@@ -151,18 +165,22 @@ def test_losses_in_16_bits_are_near_those_of_float64(name, precision):
     assert_relatively_close(nll_BL.double().cpu(), expected, 0.05)
 
 
-@pytest.mark.parametrize("name", ["txl", *MIXERS])
-def test_a_resumed_trainer_draws_the_same_dropout_masks(name):
+OPTIMIZERS = [AdamConfig(lr=RATE), SGDConfig(lr=RATE, momentum=0.9), MuonConfig(lr=RATE)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.name)
+@pytest.mark.parametrize("name", ["txl", "gated_delta", "attention"])
+def test_a_resumed_trainer_goes_on_with_the_same_optimizer_and_dropout_masks(name, optimizer):
     model = MODELS[name](dropout=0.3).to(GPU)
-    trainer = make_trainer(model, GPU)
+    trainer = make_trainer(model, GPU, optimizer)
     for _ in range(5):
         trainer.update()
     saved, weights = copy.deepcopy(trainer.state_dict()), copy.deepcopy(model.state_dict())
     expected = [trainer.update().loss for _ in range(5)]
     torch.manual_seed(99)
     model.load_state_dict(weights)
-    resumed = make_trainer(model, GPU)
-    resumed.load_state_dict(saved)
+    resumed = make_trainer(model, GPU, optimizer)
+    resumed.load_state_dict(map_location(saved, CPU))
     assert_close(torch.tensor([resumed.update().loss for _ in range(5)]), torch.tensor(expected), 1e-9)
 
 

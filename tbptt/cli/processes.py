@@ -117,6 +117,11 @@ def process_count(config: Config, rank_info: RankInfo) -> int:
         raise UserError(
             f"{rank_info.local_size} processes on this machine share {visible} GPUs: start one process per GPU"
         )
+    if device.index is not None and max(rank_info.local_size, devices or 1) > 1:
+        raise UserError(
+            f"trainer.device={config.trainer.device} names one GPU for {max(rank_info.local_size, devices or 1)} "
+            "processes: use trainer.device=cuda, and CUDA_VISIBLE_DEVICES to choose the GPUs"
+        )
     count = devices or (visible if device.type == "cuda" and device.index is None else 1)
     if not rank_info.launcher and device.type == "cuda" and count > visible:
         raise UserError(f"trainer.devices={count}, but this machine has {visible} visible GPUs: use {visible} or fewer")

@@ -43,7 +43,8 @@ class PreparedCorpus:
             "level": self.meta["settings"]["level"],
             "vocab_size": len(self.vocabulary),
             "vocabulary_sha256": self.meta["vocabulary_sha256"],
-            "train_sha256": self.meta["sources"]["train"]["sha256"],
+            "train_tokens_sha256": self.meta["splits"]["train"]["sha256"],
+            "train_starts_sha256": self.meta["splits"]["train"].get("starts_sha256"),
         }
 
     def verify(self) -> None:

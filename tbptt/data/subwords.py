@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tbptt.data.tokenize import read_text
 from tbptt.data.vocabulary import START, Vocabulary, new_symbol
 from tbptt.errors import UserError
 
+log = logging.getLogger(__name__)
 FILE = "tokenizer.json"
 BATCH = 1 << 20  # characters encoded at once: what the library returns takes some hundred bytes for each token
 # Special tokens that begin a document, of tokenizers whose post-processor puts none there.
@@ -36,6 +38,8 @@ def make_tokenizer(config: DataConfig, train: Iterable[list[str]]) -> Any:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=config.bpe_size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(train, trainer)
+    if (found := tokenizer.get_vocab_size()) < config.bpe_size:
+        log.warning("data.bpe_size=%s: the training text has only %s subwords", config.bpe_size, f"{found:,}")
     return tokenizer
 
 

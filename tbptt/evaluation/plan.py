@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 LANE_CHOICES = [2**i for i in range(11)]
 LENGTH_CHOICES = [2**i for i in range(5, 12)]
 LANES_WITHOUT_BURN_IN = 16  # the default with burn_in=none, where the loss depends on the number of lanes
-# Of pieces or documents at most by default, on a rank: a state takes memory too, which the estimate does not count.
-PIECES_AT_ONCE = 64
+PIECES_AT_ONCE = 64  # or lanes of documents, at most by default, on a rank
 STEP_OVERHEAD = {"cpu": 200, "cuda": 8_000}  # fixed time of a step, in tokens that it could compute
 ACTIVATION_SHARE = 0.2  # of the device memory
+STATE_SHARE = 0.3  # of it, for the states before and after a step
 CACHE_BYTES = 2**24  # activations per CPU thread: larger steps are slower
 
 
@@ -44,6 +44,7 @@ def choose_plan(
     `config` take precedence. `starts_D` are the first tokens of documents, if they reset the state.
     """
     device, budget = next(model.parameters()).device, min(world.gather(memory_budget(world.device)))
+    state_budget = min(world.gather(STATE_SHARE * total_memory(world.device)))
     in_one_lane = config.exact and not config.piece_len and starts_D is None and model.reach(tgt_len) is None
     if in_one_lane and (config.batch_size or 1) > 1:
         log.info("The state of this model depends on all tokens before it: exact evaluation uses one lane")
@@ -52,12 +53,12 @@ def choose_plan(
         lanes = -(-plan.batch_size // world.size)
         multiplications, activations = model.cost(plan.tgt_len)
         step = (lanes * plan.width + STEP_OVERHEAD[device.type]) * multiplications
-        needed = 4 * activations * lanes * plan.width
-        if needed <= budget:
+        needed, states = 4 * activations * lanes * plan.width, 2 * 4 * model.state_size() * lanes
+        if needed <= budget and states <= state_budget:
             steps = -(-plan.lanes // plan.batch_size) * -(-plan.longest // plan.tgt_len)
             fitting.append((steps * step, plan.batch_size, plan.tgt_len, plan))
-        if smallest is None or needed < smallest[0]:
-            smallest = needed, plan
+        if smallest is None or needed + states < smallest[0]:
+            smallest = needed + states, plan
     assert smallest is not None
     return min(fitting, key=lambda candidate: candidate[:3])[3] if fitting else smallest[1]
 
@@ -94,7 +95,12 @@ def memory_budget(device: torch.device) -> float:
     It depends on the total memory of the device, not on the free memory: that varies, and another plan changes the
     rounding.
     """
+    budget = ACTIVATION_SHARE * total_memory(device)
+    return budget if device.type == "cuda" else min(budget, CACHE_BYTES * torch.get_num_threads())
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of the GPU, or of this machine."""
     if device.type == "cuda":
-        return ACTIVATION_SHARE * torch.cuda.get_device_properties(device).total_memory
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(ACTIVATION_SHARE * memory, CACHE_BYTES * torch.get_num_threads())
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from tbptt.device import Precision
-from tbptt.errors import UserError
 from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
 from tbptt.models.dropout import Dropout
 from tbptt.models.lstm_pieces import run_lstm
@@ -39,11 +38,7 @@ class LSTMConfig(ModelConfig):
         check_probabilities(self, "dropout")
         check_vocabulary_settings(self, vocab_size)
 
-    def check_precision(self, precision: Precision, device: torch.device) -> None:
-        if precision is Precision.fp16 and device.type == "cpu":
-            raise UserError("trainer.precision=fp16: PyTorch has no float16 LSTM on a CPU; use fp32 or bf16")
-
-    def waits_for_starts(self) -> bool:
+    def waits_for_starts(self, precision: Precision, device: torch.device) -> bool:
         return True
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> LSTM:
@@ -53,7 +48,7 @@ class LSTMConfig(ModelConfig):
 
 
 class LSTM(RecurrentModel):
-    """LSTM language model. The state is (h, c), each (B, L, D)."""
+    """LSTM language model. The state is (h, c), each (B, L, D), in the dtype of the weights in every precision."""
 
     def __init__(self, config: LSTMConfig, vocab_size: int):
         super().__init__()
@@ -97,6 +92,7 @@ class LSTM(RecurrentModel):
         self, tokens_BT: Tensor | ClusteredIds, state: State, starts_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
         x_BTD = self.drop(self.embedding(tokens_BT))
-        h_LBD, c_LBD = (x.transpose(0, 1).to(x_BTD.dtype).contiguous() for x in state)
-        y_BTD, new = run_lstm(self.lstm, x_BTD, h_LBD, c_LBD, starts_BT)
-        return self.drop(y_BTD), tuple(x.transpose(0, 1).contiguous() for x in new)
+        h_LBD, c_LBD = (x.transpose(0, 1).contiguous() for x in state)
+        with torch.autocast(x_BTD.device.type, enabled=False):  # it would round c at every border of segments
+            y_BTD, new = run_lstm(self.lstm, x_BTD.to(c_LBD.dtype), h_LBD, c_LBD, starts_BT)
+        return self.drop(y_BTD.to(x_BTD.dtype)), tuple(x.transpose(0, 1).contiguous() for x in new)

@@ -1,4 +1,4 @@
-"""torch's nn.LSTM where it cannot do what is asked by itself: documents that start in a segment, bf16 on any CPU.
+"""torch's nn.LSTM, also where documents start in a segment, which it does not know.
 
 Shapes: B lanes, T tokens of the segment, L layers, D model size.
 """
@@ -10,8 +10,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from tbptt.device import cpu_has_bf16, matmul_dtype
-
 
 def run_lstm(
     lstm: nn.LSTM, x_BTD: Tensor, h_LBD: Tensor, c_LBD: Tensor, starts_BT: Tensor | None
@@ -21,10 +19,6 @@ def run_lstm(
     The segment is cut wherever a document starts in any lane: one call of nn.LSTM a piece, and on a GPU the host waits
     for the device to learn where. Without starts (None) it is one call, and no waiting.
     """
-    if x_BTD.device.type == "cpu" and matmul_dtype(x_BTD) is torch.bfloat16 and not cpu_has_bf16():
-        with torch.autocast("cpu", enabled=False):
-            y_BTD, state = run_lstm(lstm, x_BTD.float(), h_LBD.float(), c_LBD.float(), starts_BT)
-        return y_BTD.bfloat16(), state
     if starts_BT is None:
         return lstm(x_BTD, (h_LBD, c_LBD))
     T = x_BTD.shape[1]

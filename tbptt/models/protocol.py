@@ -54,7 +54,7 @@ class ModelConfig:
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         """Raise UserError if this model cannot run in this precision on this device."""
 
-    def waits_for_starts(self) -> bool:
+    def waits_for_starts(self, precision: Precision, device: torch.device) -> bool:
         """Whether the host must learn from the device where documents start, which CUDA graphs cannot capture."""
         return False
 
@@ -106,6 +106,10 @@ class RecurrentModel(nn.Module):
         """Estimated multiplications, and numbers held in memory at once, per token for segments of `tgt_len`."""
         shapes = [parameter.shape for parameter in self.parameters()]
         return sum(shape.numel() for shape in shapes), 4 * max((*shape, 1)[0] for shape in shapes)
+
+    def state_size(self) -> int:
+        """The numbers in the state of one lane, at most: those of a memory that is full."""
+        return numel(self.initial_state(1))
 
     def forward(
         self, tokens_BT: Tensor, targets_BT: Tensor, state: State, starts_BT: Tensor | None = None
@@ -165,6 +169,18 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
         return {key: map_state(function, *(state[key] for state in states)) for key in first}
     make = getattr(type(first), "_make", type(first))  # a named tuple is built with _make
     return make(map_state(function, *parts) for parts in zip(*states, strict=True))
+
+
+def numel(state: State) -> int:
+    """The numbers in a state."""
+    sizes: list[int] = []
+
+    def add(x: Tensor) -> Tensor:
+        sizes.append(x.numel())
+        return x
+
+    map_state(add, state)
+    return sum(sizes)
 
 
 def detach(state: State) -> State:

@@ -34,7 +34,7 @@ from tbptt.models.mixers import (
     SLSTMConfig,
 )
 from tbptt.models.mixers.initialisation import init_linear
-from tbptt.models.mixers.kernels import Kernels, fused_obstacle
+from tbptt.models.mixers.kernels import Kernels, fused_obstacle, pick_kernels
 from tbptt.models.norms import Norm, make_norm
 from tbptt.models.protocol import ModelConfig, RecurrentModel, State
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
@@ -126,9 +126,10 @@ class StackConfig(ModelConfig):
         for mixer in self.mixers():
             mixer.check_precision(precision, device)
 
-    def waits_for_starts(self) -> bool:
+    def waits_for_starts(self, precision: Precision, device: torch.device) -> bool:
         """An LSTM is cut where documents start, and kernels are told by numbers of the host."""
-        with_kernels = self.kernels is not Kernels.plain and any(mixer.kernel_sizes() for mixer in self.mixers())
+        sizes, dtype = filter(None, (mixer.kernel_sizes() for mixer in self.mixers())), product_dtype(precision)
+        with_kernels = any(pick_kernels(self.kernels, each, device, dtype) is Kernels.fused for each in sizes)
         return with_kernels or any(mixer is self.lstm for mixer in self.mixers())
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> Stack:
@@ -218,6 +219,9 @@ class Stack(RecurrentModel):
         multiplications, activations = super().cost(tgt_len)
         of_mixers = [layer.mixer.cost(tgt_len) for layer in self.layers]
         return multiplications + sum(each for each, _ in of_mixers), max(activations, *(each for _, each in of_mixers))
+
+    def state_size(self) -> int:
+        return sum(layer.mixer.state_size() for layer in self.layers)
 
     def for_inference(self, state: State) -> State:
         return tuple(layer.mixer.for_inference(part) for layer, part in zip(self.layers, state, strict=True))

@@ -199,6 +199,10 @@ class TransformerXL(RecurrentModel):
         multiplications = dense + head_size * d_embed + 3 * len(self.layers) * keys * heads * self.d_head
         return multiplications, 4 * max(head_size, heads * keys)
 
+    def state_size(self) -> int:
+        """Of keys and values."""
+        return 2 * len(self.layers) * self.mem_len * self.n_head * self.d_head
+
     def context(self) -> dict[str, Any]:
         window = {key: getattr(self, key) for key in TransformerXLConfig.CONTEXT}
         return window | {"initial_memory": self.initial_memory.name}

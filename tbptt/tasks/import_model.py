@@ -81,7 +81,7 @@ def write(imported: Imported, config: ImportConfig, run_dir: Path) -> None:
         "level": (vocabulary.level if vocabulary is not None else Level.word).name,
         "vocab_size": imported.model.embedding.bounds[-1][1],
         "vocabulary_sha256": vocabulary.sha256 if vocabulary is not None else None,
-        "train_sha256": None,
+        "train_tokens_sha256": None,
     }
     optimizer = {"optimizer": {"name": AdamConfig.name}} if imported.adam else {}
     info = {

@@ -115,7 +115,8 @@ def corpus_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[
 def _warn_of_another_text(corpus: PreparedCorpus, checkpoint: Checkpoint, overrides: Sequence[str]) -> None:
     """Warn if the corpus of the training run, as it is found here, is not what the run was trained on."""
     chosen = any(override.key_or_group in ("data", "data.path") for override in _data_overrides(overrides))
-    trained, found = (each["train_sha256"] for each in (checkpoint.info["identity"]["data"], corpus.identity()))
+    key = "train_tokens_sha256"
+    trained, found = (each.get(key) for each in (checkpoint.info["identity"]["data"], corpus.identity()))
     if not chosen and trained != found:
         log.warning("The corpus here is not that of the training run: its training text differs (%s)", corpus.folder)
 

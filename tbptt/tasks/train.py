@@ -145,7 +145,7 @@ def _start(run: Run, trainer: Trainer) -> LoopState:
                     f"trainer.max_steps={config.trainer.max_steps} must be larger"
                 )
         log.info("Starting from the weights of %s, at step %s", start.folder, f"{trainer.step:,}")
-    return LoopState()
+    return LoopState(first_step=trainer.step)
 
 
 def _describe(run: Run, trainer: Trainer) -> None:

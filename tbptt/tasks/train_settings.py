@@ -47,7 +47,9 @@ def _check_graphs(config: Config) -> None:
         return
     if config.optimizer.name == MuonConfig.name:
         raise UserError("trainer.cuda_graphs=true cannot capture optimizer=muon, whose rate is a number of the host")
-    if config.trainer.reset_state is ResetState.document and config.model.waits_for_starts():
+    trainer = config.trainer
+    waits = config.model.waits_for_starts(trainer.precision, pick_device(trainer.device))
+    if trainer.reset_state is ResetState.document and waits:
         raise UserError(
             "trainer.cuda_graphs=true cannot capture trainer.reset_state=document with an LSTM or with kernels of "
             "recurrent layers, where the host waits for the device: use model.kernels=plain, or no graphs"

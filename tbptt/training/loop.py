@@ -26,7 +26,8 @@ class LoopState:
     updates: int = 0  # since the last line of metrics
     best_loss: float = math.inf  # lowest validation loss
     best_step: int = 0
-    seconds: float = 0.0  # spent in updates since step 0
+    seconds: float = 0.0  # spent in updates since step `first_step`
+    first_step: int = 0  # not 0 where a run goes on from the steps of another
 
     def add(self, updates: list[Update]) -> None:
         """Wait for the losses of `updates`, add them, and empty the list."""
@@ -78,7 +79,8 @@ def fit(
             line |= {"lr": update.lr, "grad_norm": update.grad_norm, "tokens_per_second": round(rate, 1)}
             line |= trainer.meter.read(seconds, rate)
             logger.write(line)
-            progress.show(line, seconds_left=(config.max_steps - step) * loop_state.seconds / step)
+            per_update = loop_state.seconds / (step - loop_state.first_step)
+            progress.show(line, seconds_left=(config.max_steps - step) * per_update)
             logged_at, logged_tokens = loop_state.seconds, trainer.tokens
             loop_state.loss_sum, loop_state.updates = 0.0, 0
 

@@ -42,7 +42,9 @@ class Muon(torch.optim.Optimizer):
         """`others` are groups for AdamW; `muon` and `adam` are arguments of the two."""
         self.matrices, self.adam_share = matrices, adam_share
         # torch's Muon reads its rate on the host, where a tensor on the device would have to be waited for.
-        super().__init__([{"params": list(matrices), "rate_on_host": True}, *others], {"lr": lr})
+        # "fused" is AdamW's: with it, torch loads the counts of steps to the device, where its kernel reads them.
+        groups = [{"params": list(matrices), "rate_on_host": True}, *({"fused": True} | group for group in others)]
+        super().__init__(groups, {"lr": lr})
         for parameter in matrices:
             self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.parts = {p: [nn.Parameter(part) for part in split(p.detach())] for p, split in matrices.items()}

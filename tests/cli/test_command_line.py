@@ -168,7 +168,7 @@ def test_another_model_or_corpus_is_refused_with_what_differs(home, trained):
     printed = run(home, *SMALL, *more, "model.n_layer=3", "data.batch_size=2", code=1)
     assert "model.n_layer is 3, was 2" in printed and "data.batch_size is 2, was 4" in printed
     printed = run(home, "experiment=debug", "data.batch_size=4", *more, code=1)
-    assert "data.name is stdlib, was text" in printed and "train_sha256" in printed
+    assert "data.name is stdlib, was text" in printed and "train_tokens_sha256" in printed
     assert "Error executing job" not in printed and "Traceback" not in printed
     assert lines_of(trained) == before and not (trained / "error.txt").exists()
 

@@ -14,8 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from tbptt import tasks
 from tbptt.cli.config import Task, text_keys
 from tbptt.cli.errors import one_sentence_errors, sentence
+from tbptt.cli.processes import process_count
 from tbptt.cli.quoting import quote_texts
+from tbptt.device import Precision
 from tbptt.errors import UserError
+from tbptt.launch.rank_info import RankInfo
+from tbptt.models.mixers import kernels
 from tbptt.tasks import check, settings_without_effect, slow_settings
 from tbptt.tasks.train import questionable_settings
 from tests.helpers import composed
@@ -86,7 +90,7 @@ def answer(*overrides: str) -> str:
         ("model.tie_projs=[true,false]", ["model.tie_projs", "2 entries", "must have 1"]),
         ("model.tgt_len=0", ["model.tgt_len=0", "at least 1"]),
         ("model=lstm eval.mem_len=5", ["eval.mem_len=5", "lstm"]),
-        ("model=lstm trainer.precision=fp16 trainer.device=cpu", ["trainer.precision=fp16", "bf16"]),
+        ("model=gdn_tiny trainer.precision=fp16 trainer.device=cpu", ["trainer.precision=fp16", "bf16"]),
         ("trainer.micro_batch=0", ["trainer.micro_batch=0", "1 or more"]),
         ("trainer.max_steps=0", ["trainer.max_steps=0", "1 or more"]),
         ("trainer.clip=-1", ["trainer.clip=-1", "0 for no clipping"]),
@@ -227,6 +231,23 @@ def test_16_bits_on_a_processor_without_them_are_said_to_be_slow(monkeypatch):
     assert not slow_settings(composed(), cpu) and not slow_settings(config, torch.device("cuda"))
     monkeypatch.setattr(tasks, "cpu_has_bf16", lambda: True)
     assert not slow_settings(config, cpu)
+
+
+def test_graphs_are_refused_for_kernels_that_would_run_and_not_for_those_that_would_not(monkeypatch):
+    gpu, model = torch.device("cuda"), composed("model=gdn_tiny").model
+    monkeypatch.setattr(kernels, "INSTALLATION_OBSTACLE", None)
+    assert model.waits_for_starts(Precision.bf16, gpu) and not model.waits_for_starts(Precision.fp32, gpu)
+    monkeypatch.setattr(kernels, "INSTALLATION_OBSTACLE", "needs flash-linear-attention")
+    assert not model.waits_for_starts(Precision.bf16, gpu)
+
+
+def test_one_gpu_is_not_shared_by_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = composed("trainer.device=cuda:1", "trainer.devices=2")
+    with pytest.raises(UserError, match=r"trainer\.device=cuda:1 names one GPU for 2 processes"):
+        process_count(config, RankInfo())
+    assert process_count(composed("trainer.device=cuda:1"), RankInfo()) == 1
+    assert process_count(composed("trainer.device=cuda"), RankInfo()) == 2
 
 
 def test_a_configuration_that_is_not_utf8_is_answered_with_its_file_and_byte(tmp_path, capsys):

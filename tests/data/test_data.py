@@ -91,6 +91,15 @@ def test_token_files_are_made_anew_when_the_content_changed(tmp_path, split):
     assert (after.identity() == before.identity()) == (split != "train")
 
 
+def test_other_tokens_are_another_text_though_source_and_vocabulary_are_the_same(tmp_path):
+    folder = write_corpus(tmp_path, *["A b a B\n"] * 3)
+    (tmp_path / "words.txt").write_text("<unk>\n<eos>\na\nb\n")
+    corpora = [open_corpus(corpus_config(folder, vocabulary=str(tmp_path / "words.txt"), lower=x)) for x in (0, 1)]
+    cased, lowered = corpora
+    assert cased.meta["vocabulary_sha256"] == lowered.meta["vocabulary_sha256"]
+    assert decoded(cased, "train") != decoded(lowered, "train") and cased.identity() != lowered.identity()
+
+
 def test_levels_and_folders_are_prepared_apart(tmp_path):
     one, other = write_corpus(tmp_path / "one"), write_corpus(tmp_path / "other", *["x y\n"] * 3)
     cache = str(tmp_path / "cache")

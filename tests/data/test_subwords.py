@@ -54,6 +54,11 @@ def test_the_vocabulary_has_the_size_that_was_asked_for(tmp_path, size, dtype):
     assert max(corpus.splits["train"]) < size and text_of(corpus, "train") == ENGLISH
 
 
+def test_a_text_that_has_fewer_subwords_says_so(tmp_path, caplog):
+    size = len(prepared(tmp_path, "a few words, a few words\n", bpe_size=400).vocabulary)
+    assert 256 < size < 400 and caplog.messages == [f"data.bpe_size=400: the training text has only {size} subwords"]
+
+
 def test_more_subwords_make_a_shorter_text(tmp_path):
     small, large = (prepared(tmp_path, ENGLISH, bpe_size=size) for size in (300, 600))
     assert len(large.splits["test"]) < 0.9 * len(small.splits["test"]) < 0.9 * len(ENGLISH.encode())

@@ -18,7 +18,7 @@ from tbptt.evaluation.losses import save_losses
 from tbptt.evaluation.plan import choose_plan
 from tbptt.evaluation.score import score
 from tbptt.launch.world import SINGLE_PROCESS
-from tbptt.models.protocol import RecurrentModel
+from tbptt.models.protocol import RecurrentModel, numel
 from tests.helpers import assert_close
 from tests.models.tiny import random_stream, run_segments, tiny_lstm, tiny_stack, tiny_txl
 
@@ -170,6 +170,18 @@ def test_the_automatic_choice_fits_into_memory_if_anything_does(monkeypatch, mem
         needed = 4 * model.cost(chosen.tgt_len)[1] * chosen.batch_size * chosen.tgt_len
         least = 4 * model.cost(4)[1] * 4
     assert needed <= memory or needed == least
+
+
+@pytest.mark.parametrize("memory", [10**3, 10**5, 10**7])
+def test_the_states_of_the_lanes_fit_into_memory_if_one_does(monkeypatch, memory):
+    monkeypatch.setattr(plan, "memory_budget", lambda device: 10**12)
+    monkeypatch.setattr(plan, "total_memory", lambda device: memory)
+    model = build("txl")
+    lanes = choose_plan(model, 100_000, EvalConfig(), 4, SINGLE_PROCESS).batch_size
+    full = tuple(torch.zeros(lanes, model.mem_len, model.d_model, dtype=torch.float64) for _ in model.layers)
+    numbers = numel(model.for_inference(full))
+    assert numbers == lanes * model.state_size()
+    assert 8 * numbers <= plan.STATE_SHARE * memory or lanes == 1
 
 
 def test_an_approximation_keeps_to_the_segments_asked_for():

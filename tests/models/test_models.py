@@ -146,3 +146,22 @@ def test_slices_of_any_nested_state_join_to_the_whole(sizes):
     joined = join_lanes([slice_lanes(state, slice(start, start + size)) for start, size in zip(starts, sizes)])
     assert joined.keys() == state.keys() and type(joined["h"]) is tuple and type(joined["h"][1]) is list
     assert all(torch.equal(x, y) for x, y in zip(tensors(joined), tensors(state), strict=True))
+
+
+@pytest.mark.parametrize("name", ["lstm", *MIXERS])
+def test_states_are_float32_in_16_bits(name):
+    model = tiny_lstm(torch.float32) if name == "lstm" else tiny_stack(torch.float32, layers=[name])
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = run_segments(model, random_tokens(2, 5), random_tokens(2, 5), [3, 2])
+    seen = set()
+    map_state(lambda x: seen.add(x.dtype), state)
+    assert seen == {torch.float32}
+
+
+def test_an_lstm_in_16_bits_is_that_of_float32_until_the_softmax():
+    model, tokens_BT = tiny_lstm(torch.float32), random_tokens(2, 7)
+    with torch.no_grad():
+        exact, _ = model.hidden(tokens_BT, model.initial_state(2))
+        with torch.autocast("cpu", torch.bfloat16):
+            found, _ = model.hidden(tokens_BT, model.initial_state(2))
+    assert torch.equal(found, exact)

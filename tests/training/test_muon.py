@@ -117,3 +117,14 @@ def test_where_torch_has_no_muon_it_is_refused(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(UserError, match=r"optimizer=muon needs torch 2\.9 or newer"):
         MuonConfig().check()
+
+
+def test_on_another_device_the_counts_of_steps_are_loaded_to_it():
+    """AdamW's fused kernel reads them there. Checked by torch's own rule, without a second device."""
+    model = MODELS["stack"]()
+    optimizer = MuonConfig(lr=0.01).build(model)
+    rule = type(optimizer)._process_value_according_to_param_policy
+    groups = [group | {"params": [id(p) for p in group["params"]]} for group in optimizer.param_groups]
+    elsewhere = nn.Parameter(torch.empty(1, device="meta"))
+    for number in (number for group in groups[1:] for number in group["params"]):
+        assert rule(elsewhere, torch.ones(()), number, groups, "step").device.type == "meta"

@@ -111,6 +111,10 @@ class WindowAttention(Mixer):
         keys = tgt_len if self.window is None else self.window - 1 + tgt_len
         return 2 * keys * self.n_head * self.d_head, 4 * self.n_head * keys
 
+    def state_size(self) -> int:
+        """Without a window, none is counted: how long a text will be is not known."""
+        return 2 * ((self.window or 1) - 1) * self.kv_heads * self.d_head
+
     def context(self) -> dict[str, Any]:
         """`mem_len`: tokens remembered, all that a query sees but itself; None without a limit."""
         return {"mem_len": None if self.window is None else self.window - 1}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tbptt.device import Precision, matmul_dtype
 from tbptt.errors import UserError
 from tbptt.models.mixers.kernels import Kernels, Recurrence, fused, pick_kernels
-from tbptt.models.protocol import State
+from tbptt.models.protocol import State, numel
 
 
 @dataclass
@@ -104,6 +104,10 @@ class Mixer(nn.Module):
     def cost(self, tgt_len: int) -> tuple[float, float]:
         """As of a whole model, but without what its parameters multiply."""
         return 0, 0
+
+    def state_size(self) -> int:
+        """As of a whole model."""
+        return numel(self.initial_state(1))
 
     def for_inference(self, state: State) -> State:
         """As of a whole model: the form of the state that is fastest while the weights do not change."""

@@ -103,6 +103,10 @@ class RelativeAttentionMixer(Mixer):
         keys, heads = self.mem_len + tgt_len, self.attention.n_head
         return 3 * keys * heads * self.attention.d_head, 4 * heads * keys
 
+    def state_size(self) -> int:
+        """Of keys and values."""
+        return 2 * self.mem_len * self.attention.n_head * self.attention.d_head
+
     def context(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in RelativeAttentionConfig.CONTEXT}
 

@@ -52,12 +52,16 @@ class Correlation(torch.autograd.Function):
     def backward(ctx, dy_BTC: Tensor) -> tuple[Tensor, Tensor]:
         inputs, weight_CW = ctx.saved_tensors
         T, W = dy_BTC.shape[1], weight_CW.shape[1]
-        # Of all lanes into one sum, which stays in the cache.
-        windows_BWTC = inputs.unfold(1, T, 1).transpose(2, 3)
-        products_WTC = dy_BTC[0] * windows_BWTC[0]
-        for dy_TC, windows_WTC in zip(dy_BTC[1:], windows_BWTC[1:]):
-            products_WTC.addcmul_(dy_TC, windows_WTC)
-        return correlate(dy_BTC, weight_CW.flip(1), padding=W - 1), products_WTC.sum(1).t()
+        if dy_BTC.device.type == "cpu" and dy_BTC.dtype.itemsize >= 4:
+            # Of all lanes into one sum, which stays in the cache; in 16 bits it would be rounded at every lane.
+            windows_BWTC = inputs.unfold(1, T, 1).transpose(2, 3)
+            products_WTC = dy_BTC[0] * windows_BWTC[0]
+            for dy_TC, windows_WTC in zip(dy_BTC[1:], windows_BWTC[1:]):
+                products_WTC.addcmul_(dy_TC, windows_WTC)
+            d_weight_WC = products_WTC.sum(1)
+        else:
+            d_weight_WC = torch.stack([(dy_BTC * inputs[:, tap : tap + T]).sum((0, 1)) for tap in range(W)])
+        return correlate(dy_BTC, weight_CW.flip(1), padding=W - 1), d_weight_WC.t()
 
 
 class MaskedCorrelation(torch.autograd.Function):
