@@ -21,6 +21,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 # A small corpus that every machine has; at this size its words are bytes.
+PATHS = ["fused+graphs", "fused", "plain", "fused+compiled+graphs", "fused+compiled", "plain+compiled"]
 BYTES = ["data=stdlib", "model=txl_16l", "model.cutoffs=[]", "model.div_val=1", "data.batch_size=60"]
 
 
@@ -30,8 +31,8 @@ def steps(folder: Path) -> dict[str, tuple[int, list[str]]]:
     kernels = ["tests/models/test_fused_attention.py", "tests/models/mixers/test_kernels.py"]
     return {
         # Exactness first: a number of tokens a second of wrong results is worth nothing.
-        "checks": (200, ["pytest", "-v", "--tb=short", "-n", "8", "tests/test_gpu.py", *kernels]),
-        "training": (200, [*base, "--steps", "30", "--json", f"{folder}/throughput.jsonl"]),
+        "checks": (200, ["pytest", "-v", "--tb=short", "-n", "8", "--dist", "load", "tests/test_gpu.py", *kernels]),
+        "training": (200, [*base, "--steps", "30", "--json", f"{folder}/throughput.jsonl", "--paths", *PATHS]),
         "mixers": (150, ["experiments.fla_kernels", "--speed"]),
         "curves": (240, ["experiments.loss_curves", *BYTES, "--steps", "1000", "--folder", str(folder)]),
     }

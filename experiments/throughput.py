@@ -223,10 +223,6 @@ def main() -> None:
             parser.error(f"--paths {' '.join(paths)}: {error}")
     of_corpus = corpus_named(given.data.name).vocab_size(given.data) if arguments.overrides else None
     vocabulary = arguments.vocabulary or of_corpus or 32_632
-    rows = []
-    for config, path in zip(configs, paths):
-        rows += measure(config, vocabulary, arguments.steps, arguments.eval_tokens, path)
-        print(table(rows[-2:]) if len(rows) == 2 else "\n".join(table(rows[-2:]).splitlines()[2:]), flush=True)
     about = {
         "settings": words,
         "vocabulary": vocabulary,
@@ -235,10 +231,13 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    print("\n" + json.dumps(about))
-    if arguments.json:
-        with open(arguments.json, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row | about) + "\n" for row in rows)
+    print(json.dumps(about) + "\n", flush=True)
+    for number, (config, path) in enumerate(zip(configs, paths)):
+        rows = measure(config, vocabulary, arguments.steps, arguments.eval_tokens, path)
+        print("\n".join(table(rows).splitlines()[2 * (number > 0) :]), flush=True)
+        if arguments.json:  # at once: the time for all paths may not suffice
+            with open(arguments.json, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row | about) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, the server of forked commands among them
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU, before torch 2.10
 import torch
 
 if not torch.cuda.is_available():

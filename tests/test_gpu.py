@@ -36,7 +36,7 @@ if not torch.cuda.is_available():
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MODELS = {
     "txl": lambda **settings: tiny_txl(cutoffs=[5, 12], div_val=2, clamp_len=5, **settings),
-    "lstm": lambda **settings: tiny_lstm(cutoffs=[5, 12], **settings),
+    "lstm_model": lambda **settings: tiny_lstm(cutoffs=[5, 12], **settings),
 } | {mixer: lambda mixer=mixer, **settings: tiny_stack(layers=[mixer, mixer], **settings) for mixer in MIXERS}
 STREAM, STARTS = random_stream(100), np.array([0, 3, 4, 20, 50, 51, 70])
 
@@ -117,7 +117,7 @@ def test_losses_states_and_gradients_are_those_of_a_processor(name, documents):
 @pytest.mark.parametrize("name", MODELS)
 def test_updates_are_those_of_a_processor(name, settings):
     checkpointing = settings.get("activation_checkpointing", False)
-    models = on_both(name, **{} if name == "lstm" else {"checkpointing": checkpointing})
+    models = on_both(name, **{} if name == "lstm_model" else {"checkpointing": checkpointing})
     there, here = (make_trainer(model, device, **settings) for model, device in zip(models, (CPU, GPU)))
     for _ in range(15):
         ours, exact = here.update(), there.update()
@@ -137,6 +137,7 @@ def test_a_captured_update_is_the_update(name, settings):
     assert captured.graph_replay.graphs
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # "is a prototype feature"
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16, Precision.fp16])
 @pytest.mark.parametrize("name", MODELS)
 def test_an_update_never_waits_for_the_device(name, precision):
@@ -144,8 +145,8 @@ def test_an_update_never_waits_for_the_device(name, precision):
     trainer = make_trainer(model, GPU, precision=precision)
     for _ in range(3):
         trainer.update()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for _ in range(3):
             trainer.update()
     finally:
@@ -169,7 +170,7 @@ OPTIMIZERS = [AdamConfig(lr=RATE), SGDConfig(lr=RATE, momentum=0.9), MuonConfig(
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.name)
-@pytest.mark.parametrize("name", ["txl", "gated_delta", "attention"])
+@pytest.mark.parametrize("name", ["txl", "lstm_model", "gated_delta", "attention"])
 def test_a_resumed_trainer_goes_on_with_the_same_optimizer_and_dropout_masks(name, optimizer):
     model = MODELS[name](dropout=0.3).to(GPU)
     trainer = make_trainer(model, GPU, optimizer)

@@ -146,6 +146,7 @@ def rank_device(config: Config, rank_info: RankInfo) -> torch.device:
     if device.index is None or rank_info.size > 1:
         device = torch.device("cuda", rank_info.local_rank if torch.cuda.device_count() > 1 else 0)
     torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False  # torch's default for LSTMs, though not for other products
     return device
 
 

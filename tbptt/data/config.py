@@ -66,6 +66,15 @@ class DataConfig:
             )
         if self.level is Level.bpe and (self.min_count > 1 or self.max_vocab):
             raise UserError("data.level=bpe is sized by data.bpe_size: remove data.min_count and data.max_vocab")
+        if self.level is Level.bpe and self.vocabulary and (self.lower or self.bpe_size != DataConfig.bpe_size):
+            raise UserError(
+                f"data.vocabulary={self.vocabulary} is a tokenizer with a size and letters of its own: remove "
+                "data.lower and data.bpe_size"
+            )
+        if self.url is not None and self.path is not None:
+            raise UserError(
+                f"data.url={self.url} has no effect where data.path={self.path} is read: remove one of them"
+            )
 
     def settings(self) -> dict[str, object]:
         """The settings that determine the token files, together with the content of the sources."""

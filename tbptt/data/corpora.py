@@ -52,6 +52,14 @@ class Folder(Corpus):
 class Fairseq(Corpus):
     """A data-bin folder written by fairseq-preprocess."""
 
+    def check(self, config: DataConfig) -> None:
+        super().check(config)
+        if config.lower or config.min_count > 1 or config.max_vocab is not None or config.vocabulary is not None:
+            raise UserError(
+                "data=fairseq has its words in dict.txt: remove data.lower, data.min_count, data.max_vocab and "
+                "data.vocabulary"
+            )
+
     def find(self, folder: Path) -> Sources | None:
         found = {s: [Source(folder / name) for name in (f"{s}.bin", f"{s}.idx", "dict.txt")] for s in SPLITS}
         wanted = [folder / "dict.txt", *(folder / f"{split}.{end}" for split in SPLITS for end in ("idx", "bin"))]

@@ -21,6 +21,8 @@ def open_own_text(path: Path, split: str, language: Language) -> PreparedCorpus:
     counts: dict[str, Any] = {"tokens": len(ids), "source_bytes": Source(path).size()}
     if vocabulary.level is Level.bpe:
         counts["words"] = count_words([Source(path)])
+    if vocabulary.start is not None:
+        counts["documents"] = 1
     meta = {
         "settings": {"name": "text", "level": vocabulary.level.name},
         "vocabulary_sha256": vocabulary.sha256,

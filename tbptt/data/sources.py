@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +39,12 @@ class Source:
 Sources = dict[str, list[Source]]  # split -> sources in the order of the stream
 
 
-def sha256(sources: Iterable[Source]) -> str:
-    """SHA-256 of the concatenated sources."""
+def sha256(sources: Sequence[Source]) -> str:
+    """SHA-256 of the concatenated sources; of several, each with its size before it, since documents end with files."""
     digest = hashlib.sha256()
     for source in sources:
+        if len(sources) > 1:
+            digest.update(b"%d\n" % source.size())
         for start in range(source.start, source.start + source.size(), CHUNK):
             stop = min(start + CHUNK, source.start + source.size())
             digest.update(Source(source.path, start, stop).read())

@@ -42,7 +42,7 @@ class LSTMConfig(ModelConfig):
         return True
 
     def build(self, vocab_size: int, activation_checkpointing: bool = False) -> LSTM:
-        """`activation_checkpointing` has no effect: the layers of nn.LSTM are one operation."""
+        """`activation_checkpointing` has no effect: nn.LSTM keeps what its gradient needs."""
         self.check(vocab_size)
         return LSTM(self, vocab_size)
 
@@ -54,29 +54,29 @@ class LSTM(RecurrentModel):
         super().__init__()
         c = config
         self.embedding = AdaptiveEmbedding(vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val)
-        between = c.dropout if c.n_layer > 1 else 0.0
-        self.lstm = nn.LSTM(c.d_model, c.d_model, c.n_layer, dropout=between, batch_first=True)
+        # One by one: with several layers, cuDNN draws dropout masks that no checkpoint and no recomputation can repeat.
+        self.layers = nn.ModuleList(nn.LSTM(c.d_model, c.d_model, batch_first=True) for _ in range(c.n_layer))
         tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
         self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs)
-        self.drop = Dropout(c.dropout)
+        self.d_model, self.drop = c.d_model, Dropout(c.dropout)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Recurrent weights U(-1/sqrt(D), 1/sqrt(D)) as in torch, forget gate bias 1, others as in Transformer-XL."""
-        D = self.lstm.hidden_size
+        D = self.d_model
         for name, parameter in self.named_parameters():
-            if "lstm.weight" in name:
+            if "layers" in name and "weight" in name:
                 parameter.uniform_(-(D**-0.5), D**-0.5)
             elif "bias" in name:
                 parameter.zero_()
-                if "lstm.bias_ih" in name:
+                if "bias_ih" in name:
                     parameter[D : 2 * D] = 1.0
             else:
                 parameter.normal_(0, 0.01 if "projections" in name else 0.02)
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        zeros = self.embedding.tables[0].new_zeros(batch_size, self.lstm.num_layers, self.lstm.hidden_size)
+        zeros = self.embedding.tables[0].new_zeros(batch_size, len(self.layers), self.d_model)
         return zeros, zeros.clone()
 
     def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
@@ -91,8 +91,11 @@ class LSTM(RecurrentModel):
     def hidden(
         self, tokens_BT: Tensor | ClusteredIds, state: State, starts_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        x_BTD = self.drop(self.embedding(tokens_BT))
-        h_LBD, c_LBD = (x.transpose(0, 1).contiguous() for x in state)
+        x_BTD, (h_BLD, c_BLD), new = self.embedding(tokens_BT), state, []
+        y_BTD = x_BTD.to(c_BLD.dtype)
         with torch.autocast(x_BTD.device.type, enabled=False):  # it would round c at every border of segments
-            y_BTD, new = run_lstm(self.lstm, x_BTD.to(c_LBD.dtype), h_LBD, c_LBD, starts_BT)
-        return self.drop(y_BTD.to(x_BTD.dtype)), tuple(x.transpose(0, 1).contiguous() for x in new)
+            for layer, h_BD, c_BD in zip(self.layers, h_BLD.unbind(1), c_BLD.unbind(1)):
+                y_BTD, state_1BD = run_lstm(layer, self.drop(y_BTD), h_BD[None], c_BD[None], starts_BT)
+                new.append(state_1BD)
+        states = tuple(torch.cat(parts).transpose(0, 1).contiguous() for parts in zip(*new))
+        return self.drop(y_BTD.to(x_BTD.dtype)), states

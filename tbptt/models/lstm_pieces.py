@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def run_lstm(
-    lstm: nn.LSTM, x_BTD: Tensor, h_LBD: Tensor, c_LBD: Tensor, starts_BT: Tensor | None
+    lstm: nn.Module, x_BTD: Tensor, h_LBD: Tensor, c_LBD: Tensor, starts_BT: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """As `lstm(x, (h, c))`, with h and c emptied where a document starts (bool).
 

@@ -97,7 +97,8 @@ def run(config: Config, run_dir: Path, world: World) -> None:
 
 def _inputs(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> dict[str, Any]:
     """All that the results depend on: an evaluation with the same inputs is not repeated."""
-    return {
+    rms = isinstance(config.eval.dynamic, RMSDynamicConfig)  # it takes gradients of training text
+    return ({"train": corpus.meta["splits"]["train"]["sha256"]} if rms else {}) | {
         "checkpoint": trained.checkpoint.identifier(),
         "precision": config.trainer.precision.name,
         "text": hashlib.sha256(corpus.splits[config.eval.split.name].data).hexdigest(),

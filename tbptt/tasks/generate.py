@@ -51,7 +51,7 @@ def unused_settings(config: Config) -> dict[str, str]:
     unused["trainer.devices"] = "it runs sequentially, on one device"
     unused["trainer.micro_batch"] = "the number of lanes is generate.samples"
     unused["data.order"] = "it reads no corpus"
-    scoring = ("split", "batch_size", "burn_in", "max_tokens", "piece_len", "by_position", "dynamic")
+    scoring = ("split", "batch_size", "burn_in", "max_tokens", "piece_len", "by_position", "dynamic", "save_losses")
     unused |= dict.fromkeys((f"eval.{key}" for key in scoring), "nothing is scored")
     return unused | ({"seed": "nothing is random in a beam search"} if isinstance(config.generate, BeamConfig) else {})
 

@@ -141,8 +141,7 @@ def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> D
     """The corpus settings of the checkpoint, changed or replaced by those of the command line."""
     given, trained = _data_overrides(overrides), checkpoint.info["config"]["data"]
     if any(override.key_or_group == "data" for override in given):
-        corpus_named(config.data.name).check(config.data)
-        return config.data
+        return _checked(config.data)
     if trained is None:
         raise UserError(
             f"checkpoint={config.checkpoint} was imported and has no corpus: choose one, as in data=wikitext103, "
@@ -154,6 +153,11 @@ def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> D
     data = from_dict(schema_of(trained["name"]), trained | _recorded_places(checkpoint) | here | changes)
     if "url" not in changes and not is_prepared(data):
         data.url = None  # of a mirror near the machine that trained; where the corpus is prepared, it names its files
+    return _checked(data)
+
+
+def _checked(data: DataConfig) -> DataConfig:
+    data.check()
     corpus_named(data.name).check(data)
     return data
 

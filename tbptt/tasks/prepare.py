@@ -19,7 +19,8 @@ def check(config: Config) -> None:
 
 def unused_settings(config: Config) -> dict[str, str]:
     return dict.fromkeys(("optimizer", "scheduler", "logger"), "nothing is trained") | dict.fromkeys(
-        ("seed", "model", "trainer", "eval"), "only the corpus is prepared"
+        ("seed", "model", "trainer", "eval", "checkpoint", "data.batch_size", "data.order"),
+        "only the corpus is prepared",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,7 @@ def score_split(
         log.info("%s", line)
     results: dict[str, Any] = {"task": config.task.name, "split": name, "level": level.name}
     results["vocabulary"] = corpus.vocabulary.sha256  # the loss is per token of this vocabulary
+    results["text_sha256"] = hashlib.sha256(stream[: scored.tokens + 1].tobytes()).hexdigest()
     results |= scored.as_dict(level) | {"params": params}
     if text_units := original_units(scored.loss, scored.tokens, level, corpus.meta["splits"][split]):
         log.info("%.2f perplexity per word, %.4f bits per byte of the text", *text_units.values())
@@ -74,8 +76,8 @@ def score_split(
         if world.is_main:
             rows = [asdict(each) | loss_units(each.loss, level) for each in scored.by_position]
             write_positions(rows, level, tgt_len, run_dir)
-    if level is Level.byte:
-        compressors = compressed_bits_per_byte(corpus.vocabulary.to_bytes(stream[: scored.tokens + 1]))
+    if level is Level.byte and (text := corpus.vocabulary.to_bytes(stream[: scored.tokens + 1])):
+        compressors = compressed_bits_per_byte(text)
         baselines = ", ".join(f"{name} {bits:.3f}" for name, bits in compressors.items())
         log.info("%.3f bits per byte (compressors on the same text: %s)", results["bpc"], baselines)
         results["compressors"] = compressors

@@ -250,6 +250,22 @@ def test_what_does_not_fit_the_checkpoint_is_refused_before_a_run_directory_is_m
         assert not (home / "refused").exists()
 
 
+def test_settings_of_the_data_that_training_refuses_an_evaluation_refuses_too(home, trained):
+    words = ["task=eval", "checkpoint=trained", "data=documents", "data.level=byte", "data.path=text"]
+    assert "data.documents=false" in run(home, *words, "data.documents=false", code=1)
+    assert "data.workers=-3" in run(home, *words[:2], "data.workers=-3", code=1)
+
+
+def test_a_split_of_empty_documents_is_scored_without_compressors(home):
+    (home / "empty").mkdir()
+    for split, texts in (("train", ["some words"] * 60), ("valid", ["more words"]), ("test", [""] * 3)):
+        (home / f"empty/{split}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = ["experiment=debug", "data=documents", "data.level=byte", "data.path=empty", "data.batch_size=2"]
+    run(home, *words, "trainer.max_steps=2", "hydra.run.dir=trained_on_empty")
+    results = json.loads((home / "trained_on_empty/results.json").read_text())
+    assert results["tokens"] == 2 and "compressors" not in results
+
+
 def test_an_evaluation_that_is_repeated_says_so_and_one_that_is_not_is_done(home, trained):
     words = ["task=eval", "checkpoint=trained", "eval.max_tokens=50", "eval.save_losses=losses", "hydra.run.dir=again"]
     words.append("+hydra.callbacks.value._target_=tests.cli.returned.PrintValue")

@@ -186,6 +186,27 @@ def test_a_given_tokenizer_begins_documents_its_own_way(tmp_path, special, first
     assert json.loads((corpus.folder / "vocabulary.json").read_text())["start"] == corpus.vocabulary.symbols[start]
 
 
+def test_a_tokenizer_with_a_gap_in_its_ids_is_refused(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"<s>": 0, "?": 1, "a": 2, "b": 500}, unk_token="?"))
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.save(str(tmp_path / "given.json"))
+    folder = write_splits(tmp_path / "files", ["a b"], "jsonl")
+    with pytest.raises(UserError, match="has no entry for the id 3"):
+        open_corpus(documents_config(folder, Level.bpe, vocabulary=str(tmp_path / "given.json")))
+
+
+def test_the_same_text_in_more_files_is_prepared_anew(tmp_path):
+    folder = tmp_path / "files"
+    for split in SPLITS:
+        (folder / split).mkdir(parents=True)
+        (folder / split / "a.txt").write_text("one two three")
+    before = open_corpus(documents_config(folder, Level.byte))
+    (folder / "train/a.txt").write_text("one two")
+    (folder / "train/b.txt").write_text(" three")
+    after = open_corpus(documents_config(folder, Level.byte))
+    assert (len(before.documents["train"]), len(after.documents["train"])) == (1, 2)
+
+
 def test_a_given_vocabulary_gets_a_start_unless_it_has_one(tmp_path):
     folder = write_splits(tmp_path / "files", ["a b", "b"], "jsonl")
     (tmp_path / "words.txt").write_text("b\na\n<eos>\n")

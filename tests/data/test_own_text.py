@@ -10,6 +10,7 @@ from tbptt.data.own_text import open_own_text, read_own_text
 from tbptt.data.prepare import open_corpus
 from tbptt.data.vocabulary import Vocabulary
 from tbptt.errors import UserError
+from tbptt.evaluation.units import original_units
 from tests.data.small_corpora import corpus_config, write_corpus
 
 TRAIN = "the cat sat on the mat\nthe dog sat <unk>\n\n"
@@ -50,6 +51,15 @@ def test_subwords_are_read_with_the_runs_tokenizer(tmp_path):
     (run_dir / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         load_language(run_dir, corpus.vocabulary.sha256, False)
+
+
+def test_a_document_of_ones_own_has_the_units_of_the_split_of_its_content(tmp_path):
+    corpus, run_dir = run_on(tmp_path, Level.bpe, test="the dog sat\n", bpe_size=270, documents=True)
+    (tmp_path / "mine.txt").write_text("the dog sat\n")
+    own = open_own_text(tmp_path / "mine.txt", "test", load_language(run_dir, corpus.vocabulary.sha256, False))
+    tokens = len(corpus.splits["test"]) - 1
+    ours, expected = (original_units(1.5, tokens, Level.bpe, each.meta["splits"]["test"]) for each in (own, corpus))
+    assert ours == expected and ours
 
 
 def test_unknown_words_are_told_and_read_as_unknown(tmp_path, caplog):

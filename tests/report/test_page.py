@@ -105,6 +105,16 @@ def test_units_and_texts_are_not_compared(tmp_path):
     assert "1.5000" in marked and not {"0.5000", "1.0000"} & marked
 
 
+def test_evaluations_of_other_texts_are_not_compared_though_their_settings_name_one_corpus(tmp_path):
+    """What an evaluation has scored is the corpus of its checkpoint, which its own settings do not name."""
+    runs = [make_run(tmp_path / f"{loss}", loss=loss) for loss in (2.0, 1.5, 1.0)]
+    for run, text, task in zip(runs, "aab", ("train", "eval", "eval")):
+        results = json.loads((run / "results.json").read_text()) | {"text_sha256": text, "task": task}
+        (run / "results.json").write_text(json.dumps(results))
+    groups = compared(tmp_path, *runs).section("Results").all("tr", cls="group")
+    assert [group.text.strip() for group in groups] == ["test split of text: 1,234 bytes", "test split: 1,234 bytes"]
+
+
 UNITS = [(2.0, Level.byte), (1.5, Level.byte), (0.5, Level.word), (1.0, Level.byte)]
 
 

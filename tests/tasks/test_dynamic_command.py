@@ -61,3 +61,16 @@ def test_a_text_of_ones_own_is_scored_dynamically_as_the_split_of_its_content(ho
     run(home, *words, "hydra.run.dir=own", "data=text", "data.path=text/test.txt")
     own, split = (results_of(home / name) for name in ("own", "split"))
     assert own["dynamic_loss"] == split["dynamic_loss"] and own["split"] == "text"
+
+
+def test_another_training_text_is_another_evaluation_where_its_gradients_count(home):
+    words = ["task=eval", "checkpoint=trained", "eval/dynamic=rms", "eval.max_tokens=99", "hydra.run.dir=rms"]
+    train_text = home / "text/train.txt"
+    content = train_text.read_text()
+    run(home, *words)
+    assert "Already scored" in run(home, *words)
+    train_text.write_text(content[::-1])
+    try:
+        assert "Already scored" not in run(home, *words)
+    finally:
+        train_text.write_text(content)

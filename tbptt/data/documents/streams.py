@@ -95,14 +95,10 @@ def _tokenizer(
         tokenizer.save(str(new := path.with_suffix(".new")))
         os.replace(new, path)
     vocabulary = subwords.tokenizer_vocabulary(tokenizer, subwords.with_start(tokenizer))
-    if vocabulary.start != tokenizer.token_to_id(vocabulary.start_symbol):
-        ids = set(tokenizer.get_vocab().values())
-        raise UserError(f"data.vocabulary={config.vocabulary} has no entry for the id {_first_gap(ids)}")
+    ids = set(tokenizer.get_vocab().values())
+    if gaps := [i for i in range(len(ids)) if i not in ids]:
+        raise UserError(f"data.vocabulary={config.vocabulary} has no entry for the id {gaps[0]}")
     return tokenizer, vocabulary
-
-
-def _first_gap(ids: set[int]) -> int:
-    return next(i for i in range(len(ids) + 1) if i not in ids)
 
 
 def _chosen(pieces: Pieces, held_out: HeldOut, step: int) -> list[str]:

@@ -150,5 +150,7 @@ def mlstm_cell(
 
 def _from_empty(c_BHNC: Tensor, start_BNC: Tensor) -> Tensor:
     """What the m of the empty state, 0, has become since a document's start in this chunk, (B, H, N, C); else -inf."""
-    before = F.pad(c_BHNC, (1, 0)).gather(-1, start_BNC.clamp(min=0).unsqueeze(1).expand_as(c_BHNC))
+    # A sum of one entry, not a gather: on a GPU, the gradient of that would be added up in a random order.
+    other_BNCJ = start_BNC.clamp(min=0).unsqueeze(-1) != torch.arange(c_BHNC.shape[-1] + 1, device=c_BHNC.device)
+    before = F.pad(c_BHNC, (1, 0)).unsqueeze(-2).masked_fill(other_BNCJ.unsqueeze(1), 0).sum(-1)
     return (c_BHNC - before).masked_fill((start_BNC < 0).unsqueeze(1), -torch.inf)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tbptt.data.config import Level
-from tbptt.report.page.runs import Run, Unit
+from tbptt.report.page.runs import Run
 from tbptt.report.page.settings import ABSENT
 from tbptt.report.page.text import concealed, duration, fixed, significant, whole
 from tbptt.report.sweep import DYNAMIC_PREFIX, UNITS
@@ -71,9 +71,9 @@ def compare_scores(runs: Sequence[Run]) -> Scores:
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         if "loss" in run.results and run.unit is not None:
-            corpus = concealed(str(run.settings.get("data.path") or run.settings.get("data.name") or ""))
-            text = (run.unit, corpus, str(run.results.get("split", "")), run.results.get("tokens", 0))
-            groups.setdefault(text, []).append(run)
+            text = run.results.get("text_sha256") or _corpus(run)  # which an evaluation need not name
+            key = (run.unit, text, str(run.results.get("split", "")), run.results.get("tokens", 0))
+            groups.setdefault(key, []).append(run)
     levels = dict.fromkeys(unit.level.name for unit, *_ in groups if unit.level in BITS)
     shown = [
         column
@@ -81,10 +81,18 @@ def compare_scores(runs: Sequence[Run]) -> Scores:
         if any(_value(run, column) is not None for group in groups.values() for run in group)
     ]
     shown = [replace(column, unit=column.unit.format(level=" or ".join(levels))) for column in shown]
-    return Scores(shown, [Group(_title(*text), _rows(group, shown)) for text, group in groups.items()])
+    return Scores(shown, [Group(_title(group), _rows(group, shown)) for group in groups.values()])
 
 
-def _title(unit: Unit, corpus: str, split: str, tokens: int) -> str:
+def _corpus(run: Run) -> str:
+    return concealed(str(run.settings.get("data.path") or run.settings.get("data.name") or ""))
+
+
+def _title(runs: Sequence[Run]) -> str:
+    """The corpus is named by a run that was trained on it: the settings of an evaluation may be those of another."""
+    unit, split, tokens = runs[0].unit, runs[0].results.get("split", ""), runs[0].results.get("tokens", 0)
+    assert unit is not None
+    corpus = next((_corpus(run) for run in runs if run.results.get("task") == "train"), "")
     part = "a text of your own" if split == "text" else f"{split} split" + (f" of {corpus}" if corpus else "")
     return f"{part}: {tokens:,} {TOKENS[unit.level]}"
 
