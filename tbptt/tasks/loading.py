@@ -117,7 +117,7 @@ def _warn_of_another_text(corpus: PreparedCorpus, checkpoint: Checkpoint, overri
     chosen = any(override.key_or_group in ("data", "data.path") for override in _data_overrides(overrides))
     key = "train_tokens_sha256"
     trained, found = (each.get(key) for each in (checkpoint.info["identity"]["data"], corpus.identity()))
-    if not chosen and trained != found:
+    if not chosen and trained is not None and trained != found:  # earlier versions did not record it
         log.warning("The corpus here is not that of the training run: its training text differs (%s)", corpus.folder)
 
 

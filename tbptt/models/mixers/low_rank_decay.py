@@ -35,10 +35,8 @@ def low_rank_decay(
     r, w, k, v, a, b = (split_chunks(x, chunk) for x in (r_BHTK, w_BHTK, k_BHTK, v_BHTV, a_BHTK, b_BHTK))
     decays = LogDecays(w, document_starts(since_BT, chunk))
     one = torch.eye(chunk, dtype=w.dtype, device=w.device)
-    upto, before = (
-        decays.between(),
-        (decays.between() - w.unsqueeze(4)).masked_fill(one.bool().unsqueeze(-1), -torch.inf),
-    )
+    upto = decays.between()
+    before = (upto - w.unsqueeze(4)).masked_fill(one.bool().unsqueeze(-1), -torch.inf)
     seen_b, seen_k = (torch.einsum("bhnik,bhnijk,bhnjk->bhnij", r, factors(upto), x) for x in (b, k))
     A, edited_k = (torch.einsum("bhnik,bhnijk,bhnjk->bhnij", a, factors(before), x) for x in (b, k))
     r_start, a_start = r * factors(decays.from_start()), a * factors(decays.from_start() - w)
