@@ -4,8 +4,9 @@ Step -1 is an evaluation (task=eval). "prune" prunes the first trial of a search
 "kill" the other ranks take a second to see what it has done to their collectives.
 
 With "slow" all ranks take a while for every step from STEP on; with "wait" they wait before STEP until there is a file
-named $MARK; with "validate" or "save" it takes seconds for what comes after that step, and tells so by that file. With
-"none" nothing fails, and $MARK is a folder where every process that trained leaves the names of its last threads.
+named $MARK, with "signalled" until SLURM's signal reached them; with "validate" or "save" it takes seconds for what
+comes after that step, and tells so by that file. With "none" nothing fails, and $MARK is a folder where every process
+that trained leaves the names of its last threads.
 """
 
 import atexit
@@ -54,6 +55,9 @@ if "FAULT" in os.environ:
             time.sleep(0.2 if self.step >= int(STEP) else 0)
         elif HOW == "wait":
             while self.step == int(STEP) and not Path(os.environ["MARK"]).exists():
+                time.sleep(0.1)
+        elif HOW == "signalled":
+            while self.step == int(STEP) and not signal.getsignal(signal.SIGUSR2).__self__.received:
                 time.sleep(0.1)
         fail(self.step, self.world.rank)
         done.append(self.step)
