@@ -81,7 +81,7 @@ def is_setting(key: str, annotation: str) -> bool:
     return (
         key != "name"
         and not key.startswith("_")
-        and not annotation.startswith("ClassVar")
+        and not key.isupper()
         and "Config" not in annotation
     )
 

@@ -57,8 +57,8 @@ def with_import(schema: type) -> type:
 @dataclass
 @with_import
 class Config:
-    task: Task = Task.train
-    seed: int = 1
+    task: Task = Task.train  # train, eval, generate, prepare, import or export
+    seed: int = 1  # of initial weights, dropout, order and sampling
     checkpoint: str | None = None  # the model to use; with task=train, the initial weights
     prompt: str | None = None  # the text that task=generate continues
     data: DataConfig = MISSING

@@ -29,7 +29,7 @@ class EvalReset(Enum):
 
 @dataclass
 class EvalConfig:
-    split: Split = Split.test
+    split: Split = Split.test  # the split to score
     tgt_len: int | None = None  # tokens per segment
     mem_len: int | None = None  # positions of memory per layer
     clamp_len: int | None = None  # larger distances are clamped to this; -1: no limit
@@ -57,6 +57,14 @@ class EvalConfig:
         chosen: dict[str, Any] = {"mem_len": self.mem_len, "clamp_len": self.clamp_len, "same_length": self.same_length}
         chosen |= {"initial_memory": self.initial_memory and self.initial_memory.name}
         return {key: value for key, value in chosen.items() if value is not None}
+
+    def check_walk_len(self, any_segments: bool) -> None:
+        """`any_segments`: whether the loss is the same in segments of any length."""
+        if self.walk_len and not any_segments:
+            raise UserError(
+                f"eval.walk_len={self.walk_len} needs eval.same_length=true: otherwise the loss depends on the "
+                "segment length, which is set by eval.tgt_len"
+            )
 
     def check(self) -> None:
         for key in ("tgt_len", "batch_size", "walk_len", "max_tokens", "piece_len"):

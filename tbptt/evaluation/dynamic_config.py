@@ -41,7 +41,7 @@ class RMSDynamicConfig(SGDDynamicConfig):
     """Steps divided, and decay multiplied, by the root mean square of each weight's gradients on training text."""
 
     name: str = "rms"
-    lr: float = 5e-4
+    lr: float = 5e-4  # of the step after each segment, relative to the root mean square of gradients
     eps: float = 1e-3  # added to the root mean squares
     statistics_tokens: int = 50_000  # tokens of training text, from its start
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from tbptt.data.config import Level
 from tbptt.data.document_lanes import find_documents
 from tbptt.device import Precision, autocast, parameter_dtype, send
-from tbptt.errors import UserError
 from tbptt.evaluation.config import BurnIn, EvalConfig
 from tbptt.evaluation.lanes import LanePlan, scored_segments
 from tbptt.evaluation.plan import choose_plan
@@ -78,11 +77,7 @@ def score(
     n_targets, T = len(stream) - 1, config.tgt_len or tgt_len
     started = time.perf_counter()
     with evaluating(model), model.with_context(**config.context()):
-        if config.walk_len and not model.any_segments():
-            raise UserError(
-                f"eval.walk_len={config.walk_len} needs eval.same_length=true: otherwise the loss depends on the "
-                "segment length, which is set by eval.tgt_len"
-            )
+        config.check_walk_len(model.any_segments())
         plan = choose_plan(model, n_targets, config, T, world, starts_D)
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
         kept = n_targets if config.save_losses or config.by_position else 0

@@ -66,7 +66,7 @@ class BeamConfig(GenerateConfig):
     """Beam search for the most likely continuation of `length` tokens."""
 
     name: str = "beam"
-    beams: int = 4
+    beams: int = 4  # continuations kept after every token
 
     def check(self) -> None:
         super().check()

@@ -51,6 +51,13 @@ class ModelConfig:
             unused = ", ".join(f"eval.{key}={value}" for key, value in settings.items())
             raise UserError(f"{unused} does not apply to a model of the kind {self.name}, whose state has a fixed size")
 
+    def check_documents(self, settings: dict[str, Any]) -> None:
+        """Raise UserError if documents cannot reset the state of this model under these context settings."""
+
+    def any_segments(self, settings: dict[str, Any]) -> bool:
+        """As of the model (below), under these context settings."""
+        return True
+
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         """Raise UserError if this model cannot run in this precision on this device."""
 

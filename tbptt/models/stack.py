@@ -47,13 +47,13 @@ log = logging.getLogger(__name__)
 class StackConfig(ModelConfig):
     name: str = "stack"
     n_layer: int = 4
-    d_model: int = 128
+    d_model: int = 128  # size of embeddings and of layers' outputs
     layers: list[str] = field(default_factory=lambda: ["gated_delta"])  # names of mixers, repeated up to n_layer
-    feed_forward: FeedForwardKind = FeedForwardKind.swiglu
+    feed_forward: FeedForwardKind = FeedForwardKind.swiglu  # after every mixer; swiglu and geglu are gated
     d_inner: int = 256  # hidden units of the feed-forward layers
-    feed_forward_bias: bool = False
-    norm: Norm = Norm.rms
-    norm_eps: float = 1e-5
+    feed_forward_bias: bool = False  # biases in it
+    norm: Norm = Norm.rms  # rms_plus_one: the weights are stored as their distance from 1
+    norm_eps: float = 1e-5  # added to the mean square, or to the variance
     norm_after: list[str] = field(
         default_factory=list
     )  # mixers whose layers normalise what they add, not what they read
@@ -64,7 +64,7 @@ class StackConfig(ModelConfig):
     tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all
     scale_embedding: bool = False  # embeddings times sqrt(d_model)
     embedding_scale: float | None = None  # with scale_embedding, the factor in place of sqrt(d_model)
-    softmax_bias: bool = False
+    softmax_bias: bool = False  # a bias for every token
     logit_cap: float | None = None  # a soft limit of the logits
     dropout: float = 0.0  # on embeddings, on what layers add, and on the last layer's output
     tgt_len: int = 64  # tokens per segment
@@ -115,6 +115,9 @@ class StackConfig(ModelConfig):
             raise UserError(f"{', '.join(unused)} does not apply to this model, whose layers are {names}")
         for mixer in mixers:
             mixer.check_eval(settings)
+
+    def any_segments(self, settings: dict[str, Any]) -> bool:
+        return all(mixer.any_segments(settings) for mixer in self.mixers())
 
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         if precision is Precision.fp16 and device.type == "cpu":

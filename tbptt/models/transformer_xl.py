@@ -33,23 +33,25 @@ from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, St
 from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tbptt.models.vocabulary.clusters import ClusteredIds
 
+NO_ZEROS = "initial_memory=zeros has no meaning for documents that reset the state, which start from the empty memory"
+
 
 @dataclass
 class TransformerXLConfig(ModelConfig):
     name: str = "transformer_xl"
     n_layer: int = 4
-    d_model: int = 256
-    n_head: int = 4
-    d_head: int = 64
+    d_model: int = 256  # size of embeddings and of layers' outputs
+    n_head: int = 4  # attention heads
+    d_head: int = 64  # size of one
     d_inner: int = 1024  # hidden units of the feed-forward layers
     d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
     div_val: int = 1  # the embedding size is divided by this from cluster to cluster
     cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
     tie_weight: bool = True  # softmax and embedding share their tables
     tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all but the first
-    dropout: float = 0.0
+    dropout: float = 0.0  # of embeddings, of what layers add, and of the last output
     dropatt: float = 0.0  # dropout of attention weights
-    pre_lnorm: bool = False
+    pre_lnorm: bool = False  # LayerNorm before attention and feed-forward, not after their sums
     untie_r: bool = False  # separate position biases u, v in every layer
     tgt_len: int = 128  # tokens per segment
     mem_len: int = 128  # positions remembered per layer
@@ -74,6 +76,13 @@ class TransformerXLConfig(ModelConfig):
 
     def check_eval(self, settings: dict[str, Any]) -> None:
         check_context("eval.", **{key: settings.get(key, getattr(self, key)) for key in self.CONTEXT})
+
+    def check_documents(self, settings: dict[str, Any]) -> None:
+        if settings.get("initial_memory", self.initial_memory.name) == InitialMemory.zeros.name:
+            raise UserError(NO_ZEROS)
+
+    def any_segments(self, settings: dict[str, Any]) -> bool:
+        return settings.get("same_length", self.same_length)
 
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         check_attention("model.attention", self.attention, self.d_head, device, parameter_dtype(precision))
@@ -231,7 +240,7 @@ class TransformerXL(RecurrentModel):
         self, tokens_BT: Tensor | ClusteredIds, state: Sequence[Tensor], starts_BT: Tensor | None = None
     ) -> tuple[Tensor, State]:
         if starts_BT is not None and self.initial_memory is InitialMemory.zeros:
-            raise UserError("initial_memory=zeros has no meaning for documents, which start from the empty memory")
+            raise UserError(NO_ZEROS)
         T, K = tokens_BT.shape[1], state[0].shape[1] + tokens_BT.shape[1]
         since_BT = None if starts_BT is None else tokens_since_start(starts_BT)
         since_BT = visible_before(since_BT, state[0], T, *state[len(self.layers) :])

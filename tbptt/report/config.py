@@ -27,8 +27,7 @@ class LoggerConfig:
     tensorboard: bool = False  # logger=tensorboard: event files in the run directory
     project: str = "tbptt"  # of wandb
     entity: str | None = None  # of wandb: team or user. None: the account's default
-    # of wandb. offline: stored in the run directory, uploaded by `wandb sync`. null: WANDB_MODE, else online
-    mode: WandbMode | None = None
+    mode: WandbMode | None = None  # of wandb. offline: for a later `wandb sync`. None: WANDB_MODE, else online
 
     def check(self) -> None:
         """UserError for invalid settings, or for a logger whose package or account is missing."""

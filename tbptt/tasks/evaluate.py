@@ -26,7 +26,7 @@ from tbptt.report.positions import POSITIONS
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, refuse_training_run, write_results
 from tbptt.tasks.loading import TrainedModel, check_trained, corpus_to_score, open_trained, require_checkpoint
-from tbptt.tasks.scoring import documents_that_reset, losses_file, score_split, unused_by_pieces
+from tbptt.tasks.scoring import check_losses_file, documents_that_reset, losses_file, score_split, unused_by_pieces
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def check(config: Config) -> None:
             f"eval/dynamic=rms needs gradients of training text, but data.path={config.data.path} is one text: use "
             "eval/dynamic=sgd"
         )
+    check_losses_file(config)
     check_trained(config)
 
 
@@ -74,6 +75,8 @@ def run(config: Config, run_dir: Path, world: World) -> None:
     trained = open_trained(config, overrides, world.device)
     corpus = corpus_to_score(config, trained.checkpoint, overrides)
     starts_D = documents_that_reset(config, corpus, config.eval.split.name, trained.reset_state)
+    if starts_D is not None:
+        trained.config.check_documents(config.eval.context())
     inputs = _inputs(config, trained, corpus) | ({"reset_state": "document"} if starts_D is not None else {})
     losses = losses_file(config, run_dir)
     files = [losses] if losses else []

@@ -28,6 +28,7 @@ from tbptt.errors import UserError
 from tbptt.models import CONFIGS as MODELS
 from tbptt.models import ModelConfig, RecurrentModel
 from tbptt.models.compilation import compile_blocks
+from tbptt.tasks.scoring import check_context
 from tbptt.training.checkpoint import INFO
 from tbptt.training.checkpoints import Checkpoint, find_checkpoint, locate_checkpoint
 
@@ -69,7 +70,7 @@ def _trained_config(config: Config, checkpoint: Checkpoint, device: torch.device
     trained = checkpoint.info["config"]["model"]
     schema = MODELS[trained["name"]]
     model_config = from_dict(schema, without_neutral(schema, trained))
-    model_config.check_eval(config.eval.context())
+    check_context(config.eval, model_config)
     model_config.check_precision(config.trainer.precision, device)
     return model_config
 

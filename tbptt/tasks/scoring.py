@@ -16,12 +16,12 @@ from tbptt.cli.config import Config
 from tbptt.data.config import Level
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.errors import UserError
-from tbptt.evaluation.config import EvalReset
+from tbptt.evaluation.config import EvalConfig, EvalReset
 from tbptt.evaluation.losses import save_document_losses, save_losses
 from tbptt.evaluation.score import report_lines, score
 from tbptt.evaluation.units import loss_units, original_units
 from tbptt.launch.world import World
-from tbptt.models import RecurrentModel
+from tbptt.models import ModelConfig, RecurrentModel
 from tbptt.report.compressors import compressed_bits_per_byte
 from tbptt.report.positions import TRAINED, forget_positions, write_positions
 from tbptt.report.progress import progress
@@ -84,16 +84,27 @@ def score_split(
     return results
 
 
-def losses_file(config: Config, run_dir: Path) -> Path | None:
-    """The file of eval.save_losses, if set. UserError if it is a folder, or shared by all members of a sweep."""
-    if config.eval.save_losses is None:
-        return None
-    path = Path(config.eval.save_losses).expanduser()
-    if path.is_absolute() and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+def check_context(config: EvalConfig, model: ModelConfig) -> None:
+    """UserError for settings of `eval` that the model cannot be evaluated with."""
+    model.check_eval(config.context())
+    config.check_walk_len(model.any_segments(config.context()))
+
+
+def check_losses_file(config: Config) -> None:
+    """UserError if all members of a sweep would write the file of eval.save_losses."""
+    path = Path(config.eval.save_losses or "").expanduser()
+    if path.is_absolute() and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise UserError(
             f"eval.save_losses={path} would be written by every member of the sweep: give a relative path, which "
             "is in each member's run directory"
         )
+
+
+def losses_file(config: Config, run_dir: Path) -> Path | None:
+    """The file of eval.save_losses, if set. UserError if it is a folder."""
+    if config.eval.save_losses is None:
+        return None
+    path = Path(config.eval.save_losses).expanduser()
     if (run_dir / path).is_dir():
         raise UserError(f"eval.save_losses={path} is a folder: it must be a file")
     return run_dir / path

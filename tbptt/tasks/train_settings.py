@@ -8,7 +8,7 @@ from tbptt.device import pick_device
 from tbptt.errors import UserError
 from tbptt.evaluation.config import EvalReset
 from tbptt.models.lstm import LSTMConfig
-from tbptt.tasks.scoring import unused_by_pieces
+from tbptt.tasks.scoring import check_context, check_losses_file, resets_at_documents, unused_by_pieces
 from tbptt.training.config import ResetState
 from tbptt.training.optimizers import MuonConfig
 from tbptt.training.schedules import WSDConfig
@@ -17,7 +17,8 @@ from tbptt.training.schedules import WSDConfig
 def check(config: Config) -> None:
     corpus = check_corpus(config.data)
     config.model.check(corpus.vocab_size(config.data))
-    config.model.check_eval(config.eval.context())
+    check_context(config.eval, config.model)
+    check_losses_file(config)
     config.optimizer.check()
     config.scheduler.check()
     config.trainer.check()
@@ -28,7 +29,7 @@ def check(config: Config) -> None:
 
 
 def _check_documents(config: Config) -> None:
-    """UserError if the state is to be reset at documents of a corpus that has none."""
+    """UserError if the state is to be reset at documents of a corpus that has none, or of a model that cannot."""
     resets = {
         "trainer.reset_state": config.trainer.reset_state is ResetState.document,
         "eval.reset_state": config.eval.reset_state is EvalReset.document,
@@ -39,6 +40,10 @@ def _check_documents(config: Config) -> None:
                 f"{key}=document needs documents, and data={config.data.name} is read as one text without any: use "
                 "data=documents, or data.documents=true where the corpus has them"
             )
+    if config.trainer.reset_state is ResetState.document:
+        config.model.check_documents({})
+    if config.data.documents and resets_at_documents(config, config.trainer.reset_state.name):
+        config.model.check_documents(config.eval.context())
 
 
 def _check_graphs(config: Config) -> None:

@@ -31,7 +31,7 @@ class TrainerConfig:
     micro_batch: int | None = None  # lanes a process runs at once. None: all of its lanes
     reduce: Reduce = Reduce.exact  # precision of the gradient all-reduce; bf16 halves the traffic
     clip: float = 0.25  # largest global gradient norm; 0: no clipping
-    precision: Precision = Precision.fp32
+    precision: Precision = Precision.fp32  # bf16, fp16: of matrix products; weights stay float32
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     reset_state: ResetState = ResetState.epoch  # when the state is reset to empty
     activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more arithmetic

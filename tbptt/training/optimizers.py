@@ -27,7 +27,7 @@ class Decay(Enum):
 @dataclass
 class OptimizerConfig:
     name: str
-    lr: float = 2.5e-4
+    lr: float = 2.5e-4  # the rate that scheduler.* changes with time
     from_checkpoint: bool = False  # with checkpoint=RUN: load its optimizer state and step, too
 
     def check(self) -> None:
@@ -42,8 +42,8 @@ class OptimizerConfig:
 @dataclass
 class AdamConfig(OptimizerConfig):
     name: str = "adam"
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of the means of gradients and squares
+    eps: float = 1e-8  # added to the root of the mean square
 
     def check(self) -> None:
         super().check()
@@ -59,7 +59,7 @@ class AdamConfig(OptimizerConfig):
 @dataclass
 class AdamWConfig(AdamConfig):
     name: str = "adamw"
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # an update takes lr * weight_decay of each weight away
     decay: Decay = Decay.matrices  # the parameters that decay
 
     def check(self) -> None:
@@ -74,8 +74,8 @@ class AdamWConfig(AdamConfig):
 @dataclass
 class SGDConfig(OptimizerConfig):
     name: str = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    momentum: float = 0.0  # 0: none
+    weight_decay: float = 0.0  # added to the gradient, times the weight
     decay: Decay = Decay.matrices  # the parameters that decay
 
     def check(self) -> None:
@@ -99,10 +99,10 @@ class MuonConfig(AdamWConfig):
 
     name: str = "muon"  # lr: the rate of Muon
     adam_lr: float | None = None  # the rate of AdamW, with the same schedule; lr if not given
-    momentum: float = 0.95
-    nesterov: bool = True
+    momentum: float = 0.95  # of Muon
+    nesterov: bool = True  # of Muon's momentum
     ns_steps: int = 5  # Newton-Schulz iterations
-    adjust_lr: AdjustRate = AdjustRate.match_rms_adamw
+    adjust_lr: AdjustRate = AdjustRate.match_rms_adamw  # how the rate depends on a matrix's shape: torch's adjust_lr_fn
 
     def check(self) -> None:
         super().check()

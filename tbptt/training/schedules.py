@@ -16,7 +16,7 @@ from tbptt.errors import UserError
 @dataclass
 class SchedulerConfig:
     name: str
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # updates of linear warm-up from 0
 
     def check(self) -> None:
         if self.warmup_steps < 0:
@@ -63,7 +63,7 @@ class CosineConfig(SchedulerConfig):
     """Half a cosine from 1 to `min_factor`; 0 gives the original Transformer-XL schedule."""
 
     name: str = "cosine"
-    min_factor: float = 0.0
+    min_factor: float = 0.0  # of optimizer.lr, at trainer.max_steps
 
     def check(self) -> None:
         super().check()
@@ -78,7 +78,7 @@ class InverseSqrtConfig(SchedulerConfig):
     """Proportional to 1 / sqrt(updates) after the warm-up (Vaswani et al. 2017)."""
 
     name: str = "inverse_sqrt"
-    warmup_steps: int = 4_000
+    warmup_steps: int = 4_000  # updates of linear warm-up from 0
 
     def factor(self, step: int, steps: int) -> float:
         start = max(1, self.warmup_steps)
@@ -105,8 +105,8 @@ class WSDConfig(SchedulerConfig):
 
     name: str = "wsd"
     decay_share: float = 0.2  # of all updates
-    form: DecayForm = DecayForm.linear
-    min_factor: float = 0.0
+    form: DecayForm = DecayForm.linear  # of the decay
+    min_factor: float = 0.0  # of optimizer.lr, at trainer.max_steps
 
     def check(self) -> None:
         super().check()
@@ -132,9 +132,9 @@ class PlateauConfig(ConstantConfig):
     """Constant, but multiplied by `decay` after every `patience` validations in a row without a new best loss."""
 
     name: str = "plateau"
-    decay: float = 0.5
-    patience: int = 2
-    min_factor: float = 0.0
+    decay: float = 0.5  # the factor
+    patience: int = 2  # validations without a new best loss
+    min_factor: float = 0.0  # of optimizer.lr: it never falls below
 
     def check(self) -> None:
         super().check()

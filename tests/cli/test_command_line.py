@@ -120,6 +120,9 @@ def test_losses_of_every_token_are_kept_and_members_of_a_sweep_do_not_share_them
     shared = f"eval.save_losses={home / 'shared'}"
     printed = run(home, "-m", *words, "eval.mem_len=4,8", shared, "hydra.sweep.dir=sharing", code=1)
     assert "would be written by every member of the sweep" in printed and not (home / "shared").exists()
+    printed = run(home, "-m", *SMALL, "seed=1,2", shared, "hydra.sweep.dir=untrained", code=1)
+    assert "would be written by every member of the sweep" in printed
+    assert not list((home / "untrained").glob("*/checkpoints"))
 
 
 def test_a_failed_member_of_a_training_sweep_is_in_the_table_and_the_exit_code(home):

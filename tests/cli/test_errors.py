@@ -105,6 +105,15 @@ def answer(*overrides: str) -> str:
         ("trainer.clip=nan", ["trainer.clip=nan", "0 for no clipping"]),
         ("trainer.reset_state=document", ["trainer.reset_state=document", "data=stdlib", "data.documents=true"]),
         ("eval.reset_state=document", ["eval.reset_state=document", "data=stdlib", "data.documents=true"]),
+        ("eval.walk_len=16", ["eval.walk_len=16", "eval.same_length=true", "eval.tgt_len"]),
+        (
+            "data.documents=true trainer.reset_state=document model.initial_memory=zeros",
+            ["initial_memory=zeros", "empty memory"],
+        ),
+        (
+            "data.documents=true eval.reset_state=document eval.initial_memory=zeros",
+            ["initial_memory=zeros", "empty memory"],
+        ),
         ("optimizer=muon optimizer.adam_lr=0", ["optimizer.adam_lr=0", "positive", "null"]),
         ("optimizer=muon optimizer.ns_steps=0", ["optimizer.ns_steps=0", "between 1 and 99"]),
         ("optimizer=muon trainer.cuda_graphs=true", ["trainer.cuda_graphs=true", "optimizer=muon"]),

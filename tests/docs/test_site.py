@@ -3,14 +3,30 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+
+from tbptt import models
+from tbptt.cli.config import Config
+from tbptt.data.documents import config as documents
+from tbptt.evaluation import dynamic_config
+from tbptt.generation import config as generation
+from tbptt.training import optimizers, schedules
 
 ROOT = Path(__file__).parents[2]
 LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "experiments").glob("*.md"))]
 LINKING += sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^(`{3,}).*?^\1", re.MULTILINE | re.DOTALL)
+SCHEMAS: list[tuple[str, type]] = [("", Config)]
+for group, module in {
+    "data.": documents, "model.": models, "optimizer.": optimizers, "scheduler.": schedules, "generate.": generation,
+    "eval.dynamic.": dynamic_config,
+}.items():  # fmt: skip
+    SCHEMAS += [(group, schema) for schema in module.CONFIGS.values()]
 LINK = re.compile(r"\]\((?![a-z]+:)([^()\s]+)\)")
 
 
@@ -39,6 +55,9 @@ def test_the_site_loads_nothing_from_other_servers(site):
 def test_settings_are_described(site):
     page = (site / "api/settings/index.html").read_text()
     assert "<code>trainer.max_steps</code>" in page and "<code>model.mem_len</code>" in page and "](../" not in page
+    listed = set(re.findall(r"<tr>\s*<td><code>([\w.]+)</code></td>", page))
+    assert {key for group, schema in SCHEMAS for key in settings(group, schema)} <= listed
+    assert not [key for key in listed if key.split(".")[-1].isupper()]
 
 
 def test_logs_are_pages(site):
@@ -53,6 +72,16 @@ def test_every_link_leads_to_a_file(page):
         assert target.exists(), link
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), link
+
+
+def settings(group: str, schema: type) -> Iterator[str]:
+    """The keys of a schema and of its parts."""
+    hints = get_type_hints(schema)
+    for each in fields(schema):
+        if is_dataclass(hints[each.name]):
+            yield from settings(f"{group}{each.name}.", hints[each.name])
+        elif each.name != "name":
+            yield f"{group}{each.name}"
 
 
 def without_code(text: str) -> str:

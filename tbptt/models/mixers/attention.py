@@ -36,16 +36,16 @@ class AttentionConfig(MixerConfig):
     NAME: ClassVar[str] = "attention"
     CONTEXT: ClassVar[tuple[str, ...]] = ("mem_len",)
 
-    n_head: int = 4
+    n_head: int = 4  # heads of queries
     n_kv_head: int | None = None  # heads of keys and values, each serving several of the queries; n_head if not given
-    d_head: int = 32
+    d_head: int = 32  # size of one
     window: int | None = 128  # tokens that a query sees, itself included; null: all, in memory that grows
     rotary_share: float = 1.0  # of a head's channels that carry rotary positions; 0: no positions
-    rotary_base: float = 10_000.0
-    qk_norm: QueryKeyNorm = QueryKeyNorm.none
+    rotary_base: float = 10_000.0  # base of the wavelengths of rotary positions
+    qk_norm: QueryKeyNorm = QueryKeyNorm.none  # RMS norm of queries and keys: per head, or over all heads
     output_gate: bool = False  # the output times sigmoid of another linear map
     output_bias: bool = False  # of the last linear map
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-6  # of that norm
 
     @property
     def kv_heads(self) -> int:

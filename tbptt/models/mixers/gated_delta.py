@@ -27,11 +27,11 @@ class GatedDeltaConfig(MixerConfig):
 
     n_head: int = 4  # key heads
     n_value_head: int | None = None  # a multiple of n_head, each key head serving several; n_head if not given
-    d_key: int = 32
-    d_value: int = 64
+    d_key: int = 32  # of a head
+    d_value: int = 64  # of a head
     conv_width: int = 4  # tokens that the short convolution sees
     negative_eigenvalues: bool = False  # beta up to 2 instead of 1 (Grazzi et al. 2024): states can alternate
-    norm_eps: float = 1e-5
+    norm_eps: float = 1e-5  # of its norm: added to the mean square
     chunk_len: int = 32  # tokens that the plain form computes at once; no result depends on it
 
     @property

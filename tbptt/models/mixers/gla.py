@@ -26,10 +26,10 @@ class GLAConfig(MixerConfig):
     NAME: ClassVar[str] = "gla"
 
     n_head: int = 4
-    d_key: int = 32
-    d_value: int = 64
+    d_key: int = 32  # of a head
+    d_value: int = 64  # of a head
     decay_rank: int = 16  # of the two matrices that make the decays
-    norm_eps: float = 1e-5
+    norm_eps: float = 1e-5  # of its norm: added to the mean square
     chunk_len: int = 8  # tokens that the plain form computes at once; no result depends on it
 
     def check(self, d_model: int) -> None:

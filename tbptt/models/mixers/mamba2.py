@@ -32,8 +32,8 @@ class Mamba2Config(MixerConfig):
     n_group: int = 1  # heads of one group share their keys and queries (B and C in the paper)
     conv_width: int = 4  # tokens that the short convolution sees
     bias: bool = False  # of the linear maps
-    conv_bias: bool = True
-    norm_eps: float = 1e-5
+    conv_bias: bool = True  # a bias in the short convolution
+    norm_eps: float = 1e-5  # of its norm: added to the mean square
     chunk_len: int = 64  # tokens that the plain form computes at once; no result depends on it
 
     def check(self, d_model: int) -> None:

@@ -30,12 +30,12 @@ class MLSTMConfig(MixerConfig):
     NAME: ClassVar[str] = "mlstm"
 
     n_head: int = 4
-    d_key: int = 32
-    d_value: int = 64
+    d_key: int = 32  # of a head
+    d_value: int = 64  # of a head
     gate_cap: float = 15.0  # soft cap of the input and forget gates before their exponential and sigmoid
     bias: bool = False  # of the linear maps that are no gates, and of the norm
     eps: float = 1e-6  # added to the denominator; with 0 the outputs do not depend on m at all
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-6  # of its norm: added to the variance
     chunk_len: int = 32  # tokens computed at once; no result depends on it
 
     def check(self, d_model: int) -> None:

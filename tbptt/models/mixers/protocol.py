@@ -31,6 +31,10 @@ class MixerConfig:
     def check_eval(self, settings: dict[str, Any]) -> None:
         """UserError for settings of `CONTEXT` (eval.mem_len, ...) that it cannot be evaluated with."""
 
+    def any_segments(self, settings: dict[str, Any]) -> bool:
+        """As of the mixer (below), under these settings of `CONTEXT`."""
+        return True
+
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         """UserError if it cannot run in this precision on this device."""
 

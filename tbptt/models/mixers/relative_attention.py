@@ -36,7 +36,7 @@ class RelativeAttentionConfig(MixerConfig):
     RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("attention",)
 
     n_head: int = 4
-    d_head: int = 32
+    d_head: int = 32  # size of one
     dropatt: float = 0.0  # dropout of attention weights
     mem_len: int = 128  # positions remembered
     clamp_len: int = -1  # larger distances are clamped to this; -1: no limit
@@ -54,6 +54,9 @@ class RelativeAttentionConfig(MixerConfig):
 
     def check_eval(self, settings: dict[str, Any]) -> None:
         check_context("eval.", **{key: settings.get(key, getattr(self, key)) for key in self.CONTEXT})
+
+    def any_segments(self, settings: dict[str, Any]) -> bool:
+        return settings.get("same_length", self.same_length)
 
     def check_precision(self, precision: Precision, device: torch.device) -> None:
         check_attention(f"model.{self.NAME}.attention", self.attention, self.d_head, device, parameter_dtype(precision))

@@ -32,7 +32,7 @@ class SLSTMConfig(MixerConfig):
 
     n_head: int = 4
     conv_width: int = 4  # tokens that the short convolution before the input and forget gates sees
-    norm_eps: float = 1e-5
+    norm_eps: float = 1e-5  # of its norm: added to the variance
 
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "n_head", "conv_width")
