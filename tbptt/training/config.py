@@ -44,7 +44,7 @@ class TrainerConfig:
     save_every: int = 1_000  # steps between checkpoints
     keep: int = 2  # newest checkpoints kept, besides the best
 
-    RESULT_NEUTRAL: ClassVar = (  # settings that change speed, memory or bookkeeping, but no loss
+    RESULT_NEUTRAL: ClassVar = (  # settings that change losses by rounding and dropout masks at most
         "devices", "micro_batch", "device", "activation_checkpointing", "compile", "cuda_graphs", "log_every",
         "save_every", "keep",
     )  # fmt: skip
