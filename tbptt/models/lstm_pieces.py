@@ -20,7 +20,7 @@ def run_lstm(
     for the device to learn where. Without starts (None) it is one call, and no waiting.
     """
     if starts_BT is None:
-        return lstm(x_BTD, (h_LBD, c_LBD))
+        return lstm(x_BTD, (h_LBD.contiguous(), c_LBD.contiguous()))  # cuDNN refuses views
     T = x_BTD.shape[1]
     cuts, outputs = starts_BT.any(0).nonzero().flatten().tolist(), []
     for begin, end in pairwise(sorted({0, *cuts, T})):

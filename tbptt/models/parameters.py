@@ -1,7 +1,7 @@
 """What a model's parameters are to an optimizer: matrices of hidden layers, tables of the vocabulary, and the rest.
 
-A module names what cannot be told from shapes, with names relative to it: `NO_WEIGHT_DECAY`, parameters of two or more
-axes that are no matrices, and `PROJECTIONS`, how a parameter is split that holds several matrices.
+A module names what cannot be told from shapes, with names relative to it: `NOT_MATRICES`, parameters of two or more
+axes that are biases, norms or convolutions, and `PROJECTIONS`, how a parameter is split that holds several matrices.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def group_parameters(model: nn.Module, vocabulary: Sequence[str] = ("embedding",
     splits: dict[str, Split] = {}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        excluded |= {prefix + name for name in getattr(module, "NO_WEIGHT_DECAY", ())}
+        excluded |= {prefix + name for name in getattr(module, "NOT_MATRICES", ())}
         splits |= {prefix + name: split for name, split in _projections(module).items()}
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2 or name in excluded:

@@ -107,6 +107,8 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Relative attention, then feed-forward; LayerNorm after each residual sum or (pre_lnorm) before each branch."""
 
+    NOT_MATRICES: ClassVar = ("content_bias_HE", "position_bias_HE")
+
     def __init__(self, config: TransformerXLConfig):
         super().__init__()
         c = config
@@ -146,6 +148,7 @@ class TransformerXL(RecurrentModel):
     With documents, one more tensor (B,) counts the tokens that are remembered of every lane's document.
     """
 
+    NOT_MATRICES: ClassVar = ("content_bias_HE", "position_bias_HE")
     embedding: AdaptiveEmbedding
     softmax: AdaptiveSoftmax
     inverse_frequency: Tensor

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbptt.errors import UserError
 from tbptt.models.parameters import Split
 
 
@@ -62,6 +63,11 @@ class Muon(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        if {p for p, state in self.state.items() if "momentum_buffer" in state} != set(self.matrices):
+            raise UserError(
+                "the checkpoint's state of optimizer=muon is of other matrices than those of this version, which gives "
+                "biases and norms to AdamW: start a new run from its weights (checkpoint=RUN)"
+            )
         self._share_state()
 
     @torch.no_grad()

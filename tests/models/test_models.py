@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from tbptt.models.norms import Norm
 from tbptt.models.protocol import detach, join_lanes, map_state, slice_lanes
@@ -165,3 +166,19 @@ def test_an_lstm_in_16_bits_is_that_of_float32_until_the_softmax():
         with torch.autocast("cpu", torch.bfloat16):
             found, _ = model.hidden(tokens_BT, model.initial_state(2))
     assert torch.equal(found, exact)
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_an_lstm_gets_states_that_are_no_views_which_cudnn_refuses(documents, monkeypatch):
+    forward, model, tokens_BT = nn.LSTM.forward, tiny_lstm(n_layer=3), random_tokens(2, 7)
+    seen = []
+
+    def strict(self, x_BTD, state):
+        seen.extend(x.is_contiguous() for x in state)
+        return forward(self, x_BTD, state)
+
+    monkeypatch.setattr(nn.LSTM, "forward", strict)
+    starts_BT = tokens_BT % 3 == 0 if documents else None
+    _, state = model.hidden(tokens_BT, model.initial_state(2))
+    model.hidden(tokens_BT, state, starts_BT)
+    assert len(seen) >= 12 and all(seen)

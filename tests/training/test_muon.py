@@ -6,8 +6,9 @@ from torch import nn
 
 from tbptt.device import Precision
 from tbptt.errors import UserError
+from tbptt.models.mixers.mlstm import MLSTMConfig
 from tbptt.training.muon import AdjustRate
-from tbptt.training.optimizers import AdamWConfig, Decay, MuonConfig, SGDConfig
+from tbptt.training.optimizers import AdamWConfig, Decay, MuonConfig, SGDConfig, load_state, saved_state
 from tests.models.tiny import MIXERS, tiny_lstm, tiny_stack, tiny_txl
 from tests.training.test_trainer import lanes_of, restore, snapshot, weights_of
 from tests.training.trainers import make_trainer, numbers_of
@@ -79,9 +80,15 @@ def test_the_rate_is_adjusted_as_torch_does(adjust_lr):
     assert singular.min() > 0.3 and singular.max() < 1.6
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
-def test_all_parameters_are_in_one_group_and_projections_are_matrices(mixer):
-    model = tiny_stack(layers=[mixer])
+@pytest.mark.parametrize("kind", [*MIXERS, "mlstm with biases", "lstm alone", "txl", "untied txl"])
+def test_all_parameters_are_in_one_group_and_projections_are_matrices(kind):
+    others = {
+        "mlstm with biases": lambda: tiny_stack(layers=["mlstm"], mlstm=MLSTMConfig(bias=True)),
+        "lstm alone": tiny_lstm,
+        "txl": tiny_txl,
+        "untied txl": lambda: tiny_txl(untie_r=True),
+    }
+    model = others[kind]() if kind in others else tiny_stack(layers=[kind])
     groups = model.parameter_groups()
     together = [*groups.matrices, *groups.vocabulary, *groups.rest]
     assert len(together) == len(set(together)) and set(together) == set(model.parameters())
@@ -94,10 +101,9 @@ def test_all_parameters_are_in_one_group_and_projections_are_matrices(mixer):
         assert sum(part.numel() for part in parts) == parameter.numel()
         assert len({part.data_ptr() for part in parts}) == len(parts)
         assert all(part.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr() for part in parts)
-    names = {name for name, parameter in model.named_parameters() if parameter in set(groups.rest)}
-    assert all(
-        any(word in name for word in ("norm", "bias", "log", "skip", "decay_W", "convolution")) for name in names
-    )
+    for name, parameter in model.named_parameters():
+        is_matrix = not any(word in name for word in ("norm", "bias", "log", "skip", "decay_W", "convolution"))
+        assert (parameter not in set(groups.rest)) is is_matrix or parameter in set(groups.vocabulary), name
 
 
 @pytest.mark.parametrize("kind", [AdamWConfig, SGDConfig])
@@ -128,3 +134,14 @@ def test_on_another_device_the_counts_of_steps_are_loaded_to_it():
     elsewhere = nn.Parameter(torch.empty(1, device="meta"))
     for number in (number for group in groups[1:] for number in group["params"]):
         assert rule(elsewhere, torch.ones(()), number, groups, "step").device.type == "meta"
+
+
+def test_a_state_of_other_matrices_is_refused():
+    model = tiny_txl()
+    optimizer = MuonConfig().build(model)
+    saved = saved_state(optimizer, model)
+    matrices = model.parameter_groups().matrices
+    number = next(number for number, parameter in enumerate(model.parameters()) if parameter not in matrices)
+    saved[number] = {"momentum_buffer": torch.zeros_like(list(model.parameters())[number])}  # as of an earlier version
+    with pytest.raises(UserError, match="of other matrices than those of this version"):
+        load_state(optimizer, model, saved)

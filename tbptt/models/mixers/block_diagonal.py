@@ -5,11 +5,15 @@ Shapes: N blocks of I inputs and O outputs, in any number of leading axes.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 
 class BlockDiagonal(nn.Module):
+    NOT_MATRICES: ClassVar = ("bias_NO",)
+
     def __init__(self, n_block: int, d_in: int, d_out: int, bias: bool):
         """`d_in` and `d_out` are those of one block."""
         super().__init__()

@@ -52,8 +52,6 @@ class GatedDeltaConfig(MixerConfig):
 class GatedDelta(Mixer):
     """The state is S (B, G, K, V), and the past inputs of the convolution (B, conv_width - 1, 2 H K + G V)."""
 
-    NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ("convolution.weight_CW",)
-
     def __init__(self, config: GatedDeltaConfig, d_model: int):
         super().__init__()
         c, G = config, config.value_heads

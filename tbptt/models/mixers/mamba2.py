@@ -55,8 +55,6 @@ class Mamba2Config(MixerConfig):
 class Mamba2(Mixer):
     """The state is S (B, H, N, P), and the past inputs of the convolution (B, conv_width - 1, E + 2 G N)."""
 
-    NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ("convolution.weight_CW",)
-
     def __init__(self, config: Mamba2Config, d_model: int, n_layer: int):
         super().__init__()
         c, E = config, int(config.expand * d_model)

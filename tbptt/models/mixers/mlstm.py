@@ -40,8 +40,10 @@ class MLSTMConfig(MixerConfig):
 
     def check(self, d_model: int) -> None:
         self.check_at_least(1, "n_head", "d_key", "d_value", "chunk_len")
-        if self.gate_cap <= 0:
-            raise UserError(f"model.mlstm.gate_cap={self.gate_cap} must be positive")
+        if not 0 < self.gate_cap <= 80:
+            raise UserError(
+                f"model.mlstm.gate_cap={self.gate_cap} must be positive and at most 80: exp of a gate is a float32"
+            )
 
     def build(self, d_model: int, layer: int, n_layer: int) -> MLSTM:
         return MLSTM(self, d_model, n_layer)
@@ -49,6 +51,8 @@ class MLSTMConfig(MixerConfig):
 
 class MLSTM(Mixer):
     """The state is C (B, H, K, V), n (B, H, K) and m (B, H)."""
+
+    NOT_MATRICES: ClassVar = ("norm_weight_HV", "norm_bias_HV")
 
     def __init__(self, config: MLSTMConfig, d_model: int, n_layer: int):
         super().__init__()

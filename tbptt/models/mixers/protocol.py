@@ -64,7 +64,6 @@ class Mixer(nn.Module):
     States are float32 (float64 where the weights are) in every precision.
     """
 
-    NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ()  # names of its parameters, besides those of less than two axes
     COMPILES: ClassVar[bool] = True  # False: torch.compile would unroll a loop over tokens, or refuses
 
     chunk_len = 1  # more in mixers that compute in chunks

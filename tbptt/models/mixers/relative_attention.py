@@ -71,7 +71,7 @@ class RelativeAttentionMixer(Mixer):
     For inference it holds their keys and values (B, M, 2, H, E) instead, so that each position is projected once.
     """
 
-    NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ("content_bias_HE", "position_bias_HE")
+    NOT_MATRICES: ClassVar = ("content_bias_HE", "position_bias_HE")
     inverse_frequency: Tensor
 
     def __init__(self, config: RelativeAttentionConfig, d_model: int):

@@ -48,8 +48,6 @@ class RGLRUConfig(MixerConfig):
 class RGLRU(Mixer):
     """The state is h (B, W), whether the lane is empty (B, 1), 1 or 0, and the convolution's past inputs (B, ., W)."""
 
-    NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ("convolution.weight_CW",)
-
     def __init__(self, config: RGLRUConfig, d_model: int, n_layer: int):
         super().__init__()
         W, blocks, self.n_layer = config.width or d_model, config.n_block, n_layer

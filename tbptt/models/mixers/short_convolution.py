@@ -5,6 +5,8 @@ Shapes: B lanes, T tokens, C channels, W taps; P = W - 1 past inputs, oldest fir
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,8 @@ from torch.nn import functional as F
 
 class ShortConvolution(nn.Module):
     """y_t = sum_j weight_j * x_(t - W + 1 + j) (+ bias): the last tap meets the current token."""
+
+    NOT_MATRICES: ClassVar = ("weight_CW",)
 
     def __init__(self, channels: int, width: int = 4, bias: bool = False):
         super().__init__()

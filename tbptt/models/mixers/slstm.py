@@ -46,7 +46,7 @@ class SLSTMConfig(MixerConfig):
 class SLSTM(Mixer):
     """The state is y, c, n, m, each (B, D), and the convolution's past inputs (B, conv_width - 1, D)."""
 
-    NO_WEIGHT_DECAY: ClassVar[tuple[str, ...]] = ("convolution.weight_CW",)
+    NOT_MATRICES: ClassVar = ("bias_4D",)
     COMPILES: ClassVar[bool] = False
     # Of every head and gate.
     PROJECTIONS: ClassVar = {"recurrent_HE4E": lambda x: [gate for head in x.unbind(0) for gate in head.unbind(1)]}
