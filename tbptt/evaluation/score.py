@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import InitialMemory, RecurrentModel
 
 log = logging.getLogger(__name__)
+STEPS_TOGETHER = 16  # after so many, ranks wait for each other: one without lanes must not wait longer than gloo does
 
 
 @dataclass
@@ -82,22 +84,26 @@ def score(
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
         kept = n_targets if config.save_losses or config.by_position else 0
         losses_N = torch.zeros(kept, dtype=parameter_dtype(precision), device=device)
-        steps = sum(map(plan.steps, plan.batches(world)))
-        for step, (nll_N, index_N) in enumerate(_losses(model, stream, plan, precision, world, starts_D), start=1):
-            total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
-            if kept:
-                losses_N[send(index_N, device)] = nll_N.to(losses_N.dtype)
+        steps = world.max(sum(map(plan.steps, plan.batches(world))))
+        losses = _losses(model, stream, plan, precision, world, starts_D)
+        for step in range(1, steps + 1):
+            for nll_N, index_N in islice(losses, 1):
+                total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
+                if kept:
+                    losses_N[send(index_N, device)] = nll_N.to(losses_N.dtype)
+            if step % STEPS_TOGETHER == 0:
+                world.max(step)
             progress(step, steps)
         total, count = world.sum(torch.stack((total, torch.tensor(count).to(total)))).tolist()
         context = {"mem_len": None, "clamp_len": None, "same_length": None} | reported_context(model)
-        losses = world.sum(losses_N).cpu().numpy()  # every loss is nonzero on one rank only
+        losses_of_all = world.sum(losses_N).cpu().numpy()  # every loss is nonzero on one rank only
     burn_in = BurnIn.exact if config.exact or starts_D is not None else config.burn_in
     settings = {"tgt_len": T, **context, "batch_size": plan.batch_size, "burn_in": burn_in.name}
     settings |= {"piece_len": config.piece_len} if config.piece_len else {}
     settings |= {"reset_state": "document"} if starts_D is not None else {}
-    by_position = losses_by_position(losses, _positions(plan, starts_D)) if config.by_position else []
+    by_position = losses_by_position(losses_of_all, _positions(plan, starts_D)) if config.by_position else []
     seconds = time.perf_counter() - started
-    return Score(int(count), total / count, seconds, settings, plan.tgt_len, losses, by_position)
+    return Score(int(count), total / count, seconds, settings, plan.tgt_len, losses_of_all, by_position)
 
 
 def _positions(plan: LanePlan, starts_D: np.ndarray | None) -> np.ndarray:

@@ -10,14 +10,19 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-from tbptt.launch.rank_info import find_rank_info
+from hydra.core.hydra_config import HydraConfig
+
+from tbptt.errors import UserError
 from tbptt.launch.world import World
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # in ascending priority
+STARTED = time.monotonic()  # of this process
+EARLY_SECONDS = 120.0  # how much sooner than it was asked a cluster may send a signal, and a process may have started
 SIGINT_REPEAT_SECONDS = 2.0  # a SIGINT after this time kills the process; before it, launchers may repeat the first
 
 
@@ -61,14 +66,49 @@ def stop_on_signal(world: World) -> Iterator[StopRequest]:
             signal.signal(signum, handler)
 
 
+@contextmanager
+def not_requeued_at_time_limit(what: str) -> Iterator[None]:
+    """Inside, the time limit of a submitit job is an error: after a requeue, `what` would begin anew, again and again.
+
+    A preemption requeues the job.
+    """
+    requeue_now = _requeue_handler()
+    if requeue_now is None:
+        yield
+        return
+    settings: Any = HydraConfig.get().launcher
+    limit = 60 * settings.timeout_min - settings.get("signal_delay_s", 0) - EARLY_SECONDS
+
+    def check_time() -> None:
+        if time.monotonic() - STARTED >= limit:
+            raise UserError(
+                f"{what} takes longer than the time limit hydra.launcher.timeout_min={settings.timeout_min}, and would "
+                "begin anew after a requeue: set a longer one"
+            )
+
+    def receive(signum: int, frame: FrameType | None) -> None:
+        check_time()
+        requeue_now(signum, frame)
+
+    signal.signal(signal.SIGUSR2, receive)
+    try:
+        yield
+    except Stopped as stopped:
+        if stopped.signum == signal.SIGUSR2:
+            check_time()
+        raise
+    finally:
+        signal.signal(signal.SIGUSR2, requeue_now)
+
+
 def requeue(stopped: Stopped) -> None:
     """In a submitit job, requeue the job by submitit's own signal handler; elsewhere do nothing.
 
     After SIGTERM, the job is requeued only if it is not being cancelled. The handler makes rank 0 exit; the other ranks
     exit here, with code 0: SLURM takes any other code for a failure and might kill rank 0 before it has requeued.
     """
-    handler = signal.getsignal(signal.SIGUSR2)
-    if find_rank_info().launcher != "submitit" or not callable(handler):
+    handler = _requeue_handler()
+    if handler is None:
         return
     # Further signals reach all processes of the job, also squeue and scontrol started here, which inherit this setting.
     for signum in (signal.SIGTERM, signal.SIGUSR2):
@@ -76,6 +116,13 @@ def requeue(stopped: Stopped) -> None:
     if stopped.signum == signal.SIGUSR2 or (stopped.signum == signal.SIGTERM and _slurm_state() == "RUNNING"):
         handler(signal.SIGUSR2, None)
         raise SystemExit(0)
+
+
+def _requeue_handler() -> Callable[[int, FrameType | None], Any] | None:
+    """Submitit's handler of SIGUSR2, if this process is a task of one of its jobs; it requeues the job."""
+    handler = signal.getsignal(signal.SIGUSR2)
+    is_task = "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ  # which torchrun sets
+    return handler if is_task and callable(handler) else None
 
 
 def _slurm_state() -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 from tbptt.report.config import LoggerConfig
 
+log = logging.getLogger(__name__)
 FIGURES = ("curves.png", "positions.png", "sweep.png", "sweep_positions.png")
 TABLES = ("results.json", "sweep.csv")
 
@@ -44,9 +48,26 @@ class Loggers:
         for logger in self.loggers:
             logger.text(name, text, step)
 
-    def close(self) -> None:
+    def close(self, seconds: float | None = None) -> None:
+        """Close all. One that waits for a network is waited for no longer than so many seconds, if they are given."""
         for logger in self.loggers:
-            logger.close()
+            if seconds is None:
+                logger.close()
+                continue
+            closing = Future[None]()
+            Thread(target=_close, args=(logger, closing), daemon=True).start()
+            try:
+                closing.result(seconds)
+            except TimeoutError:
+                log.warning("%s is not closed after %s seconds: it is not waited for", type(logger).__name__, seconds)
+
+
+def _close(logger: Logger, closing: Future[None]) -> None:
+    try:
+        logger.close()
+        closing.set_result(None)
+    except BaseException as error:
+        closing.set_exception(error)
 
 
 def open_loggers(config: LoggerConfig, run_dir: Path, step: int, run_config: dict[str, Any]) -> list[Logger]:

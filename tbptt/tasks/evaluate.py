@@ -20,6 +20,7 @@ from tbptt.errors import UserError
 from tbptt.evaluation.dynamic import score_dynamically
 from tbptt.evaluation.dynamic_config import RMSDynamicConfig
 from tbptt.evaluation.units import loss_units, original_units
+from tbptt.launch.stopping import not_requeued_at_time_limit
 from tbptt.launch.world import World
 from tbptt.report.logger import log_results
 from tbptt.report.positions import POSITIONS
@@ -69,10 +70,15 @@ def unused_settings(config: Config) -> dict[str, str]:
 
 def run(config: Config, run_dir: Path, world: World) -> None:
     """Score a split with the weights of a checkpoint, under the settings of the `eval` group."""
+    with not_requeued_at_time_limit("this evaluation"):
+        _evaluate(config, run_dir, world)
+
+
+def _evaluate(config: Config, run_dir: Path, world: World) -> None:
     refuse_training_run(run_dir)
     overrides = words_of(HydraConfig.get().overrides.task)
     log.info("Loading %s", config.checkpoint)
-    trained = open_trained(config, overrides, world.device)
+    trained = open_trained(config, overrides, world)
     corpus = corpus_to_score(config, trained.checkpoint, overrides)
     starts_D = documents_that_reset(config, corpus, config.eval.split.name, trained.reset_state)
     if starts_D is not None:

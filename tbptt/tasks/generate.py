@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from tbptt.cli.config import Config, as_dict
 from tbptt.cli.directories import words_of
 from tbptt.data.language import Language
 from tbptt.errors import UserError
+from tbptt.evaluation.config import EvalConfig, EvalReset
 from tbptt.evaluation.score import reported_context
 from tbptt.generation.config import BeamConfig, SampleConfig
 from tbptt.generation.continuation import beam_search, sample
 from tbptt.generation.text import decoder, encode
 from tbptt.generation.writer import ContinuationWriter, printable, show
-from tbptt.launch.stopping import Stopped, stop_on_signal
+from tbptt.launch.stopping import Stopped, not_requeued_at_time_limit, stop_on_signal
 from tbptt.launch.world import World
 from tbptt.output import reader_gone
 from tbptt.report.logger import log_results
@@ -51,17 +52,23 @@ def unused_settings(config: Config) -> dict[str, str]:
     unused["trainer.devices"] = "it runs sequentially, on one device"
     unused["trainer.micro_batch"] = "the number of lanes is generate.samples"
     unused["data.order"] = "it reads no corpus"
-    scoring = ("split", "batch_size", "burn_in", "max_tokens", "piece_len", "by_position", "dynamic", "save_losses")
+    used = ("tgt_len", "mem_len", "clamp_len", "same_length", "initial_memory", "reset_state")
+    scoring = (field.name for field in fields(EvalConfig) if field.name not in used)
     unused |= dict.fromkeys((f"eval.{key}" for key in scoring), "nothing is scored")
     return unused | ({"seed": "nothing is random in a beam search"} if isinstance(config.generate, BeamConfig) else {})
 
 
 def run(config: Config, run_dir: Path, world: World) -> None:
     """Continue a prompt with the model of a checkpoint, with the settings of the `generate` group."""
+    with not_requeued_at_time_limit("this continuation"):
+        _generate(config, run_dir, world)
+
+
+def _generate(config: Config, run_dir: Path, world: World) -> None:
     refuse_training_run(run_dir)
     overrides = words_of(HydraConfig.get().overrides.task)
     log.info("Loading %s", config.checkpoint)
-    trained = open_trained(config, overrides, world.device)
+    trained = open_trained(config, overrides, world)
     _set_context(trained, config)
     language = language_of(config, trained.checkpoint, overrides)
     prompt = _read_prompt(config, language, run_dir)
@@ -116,8 +123,12 @@ def _tgt_len(config: Config, trained: TrainedModel) -> int:
 
 def _start(config: Config, trained: TrainedModel, prompt: Prompt) -> int | None:
     """The token that empties the state, if documents do so in evaluations of this model."""
-    reset = resets_at_documents(config, trained.reset_state)
-    return prompt.language.vocabulary.start if reset else None
+    start = prompt.language.vocabulary.start
+    if start is None and config.eval.reset_state is EvalReset.document:
+        raise UserError(
+            "eval.reset_state=document needs documents, and the run was trained on text without any: leave it out"
+        )
+    return start if resets_at_documents(config, trained.reset_state) else None
 
 
 def _sample(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tbptt.data.own_text import open_own_text
 from tbptt.data.prepare import PreparedCorpus, is_prepared, open_corpus
 from tbptt.device import parameter_dtype, pick_device
 from tbptt.errors import UserError
+from tbptt.launch.world import World
 from tbptt.models import CONFIGS as MODELS
 from tbptt.models import ModelConfig, RecurrentModel
 from tbptt.models.compilation import compile_blocks
@@ -75,20 +76,31 @@ def _trained_config(config: Config, checkpoint: Checkpoint, device: torch.device
     return model_config
 
 
-def open_trained(config: Config, overrides: Sequence[str], device: torch.device) -> TrainedModel:
+def on_every_rank(world: World, find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """The checkpoint that rank 0 finds, on all ranks, by its real folder.
+
+    Links may change while the ranks look, or be out of date on other machines.
+    """
+    found = find() if world.is_main else None
+    folder = world.broadcast(found and found.folder.resolve())
+    return found or (Checkpoint.open(folder) if folder else None)
+
+
+def open_trained(config: Config, overrides: Sequence[str], world: World) -> TrainedModel:
     """Open config.checkpoint. UserError if the settings of `eval` or `trainer` do not fit its model."""
-    assert config.checkpoint is not None
+    name = str(config.checkpoint)
     for override in _parsed(overrides):
         if override.key_or_group in ("model", "experiment") and override.value() is not None:
             raise UserError(
-                f"{override.input_line} does not replace the model of checkpoint={config.checkpoint}, only evaluation "
+                f"{override.input_line} does not replace the model of checkpoint={name}, only evaluation "
                 "settings: remove it, and set eval.mem_len, ... or choose a group such as eval=wt103_base"
             )
-    checkpoint = find_checkpoint(config.checkpoint)
-    model_config = _trained_config(config, checkpoint, device)
+    checkpoint = on_every_rank(world, lambda: find_checkpoint(name))
+    assert checkpoint is not None
+    model_config = _trained_config(config, checkpoint, world.device)
     model = model_config.build(checkpoint.info["identity"]["data"]["vocab_size"])
     checkpoint.load_weights(model)
-    model.to(device, parameter_dtype(config.trainer.precision))
+    model.to(world.device, parameter_dtype(config.trainer.precision))
     if config.trainer.compile:
         compile_blocks(model)
     return TrainedModel(checkpoint, model_config, model)

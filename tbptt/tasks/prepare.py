@@ -8,6 +8,7 @@ from pathlib import Path
 from tbptt.cli.config import Config
 from tbptt.data.acquire import check_corpus
 from tbptt.data.prepare import open_corpus
+from tbptt.launch.stopping import not_requeued_at_time_limit
 from tbptt.launch.world import World
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ def unused_settings(config: Config) -> dict[str, str]:
 
 def run(config: Config, run_dir: Path, world: World) -> None:
     """Write the token files of config.data unless they exist, and log the number of tokens in each split."""
-    corpus = open_corpus(config.data)
+    with not_requeued_at_time_limit("this preparation"):
+        corpus = open_corpus(config.data)
     log.info("%s: %s entries in the vocabulary", corpus.meta["title"], f"{len(corpus.vocabulary):,}")
     for split, counts in corpus.meta["splits"].items():
         unknown = f"{counts['unknown']:,} unknown ({counts['unknown'] / counts['tokens']:.2%})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from tbptt.data.prepare import open_corpus
 from tbptt.device import autocast, parameter_dtype
 from tbptt.errors import UserError
 from tbptt.evaluation.score import Score, score
-from tbptt.launch.stopping import Stopped, stop_on_signal
+from tbptt.launch.stopping import Stopped, not_requeued_at_time_limit, stop_on_signal
 from tbptt.launch.world import World
 from tbptt.models.compilation import compile_blocks
 from tbptt.report.curves import draw_curves
@@ -30,6 +29,7 @@ from tbptt.report.members import shown_name
 from tbptt.report.metrics import METRICS, MetricsFile, read_metrics
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, write_results
+from tbptt.tasks.loading import on_every_rank
 from tbptt.tasks.scoring import score_split
 from tbptt.tasks.train_run import Run, identity
 from tbptt.tasks.train_settings import check, questionable_settings, unused_settings
@@ -39,6 +39,8 @@ from tbptt.training.loop import LoopState, fit
 from tbptt.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+
+STOP_SECONDS = 20.0  # that a run which was told to stop waits for its loggers: a cluster kills it soon
 
 __all__ = ["check", "run", "unused_settings"]
 
@@ -52,8 +54,30 @@ def run(config: Config, run_dir: Path, world: World) -> None:
 
 
 def _train(config: Config, run_dir: Path, world: World) -> None:
+    with not_requeued_at_time_limit("the start of this training, in which its corpus is prepared,"):
+        begun = _begin(config, run_dir, world)
+    if begun is None:
+        return
+    run, trainer, loop_state = begun
+    first_step, logger = trainer.step, _loggers(run, trainer.step)
+    signum = _fit(run, trainer, loop_state, logger)
+    if signum:
+        logger.close(STOP_SECONDS)
+        log.info("Stopped after step %s and saved; run the same command to continue", f"{trainer.step:,}")
+        raise Stopped(signum)
+    nothing_trained = trainer.step == first_step
+    with not_requeued_at_time_limit("the evaluation after training") if nothing_trained else nullcontext():
+        results = _score_best(run, trainer, loop_state)
+    if world.is_main:
+        _report(run, results)
+        show_results(logger, run_dir, trainer.step)
+    logger.close()  # after the results are written: wandb may wait for the network
+
+
+def _begin(config: Config, run_dir: Path, world: World) -> tuple[Run, Trainer, LoopState] | None:
+    """Everything before the first update. None if the run is finished."""
     checkpoints = Checkpoints(run_dir / "checkpoints", config.trainer.keep)
-    newest = _find_on_rank_0(world, checkpoints.newest_to_continue)
+    newest = on_every_rank(world, checkpoints.newest_to_continue)
     if not newest:
         begin(run_dir, world.is_main)
     corpus = open_corpus(config.data)
@@ -61,7 +85,7 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
     if newest:
         newest.check_same_run(run.identity)
         if _is_finished(run):
-            return
+            return None
         begin(run_dir, world.is_main)
     trainer = _build_trainer(run)
     loop_state = _resume(run, newest, trainer) if newest else _start(run, trainer)
@@ -69,17 +93,7 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
         save_language(corpus, run_dir)
         checkpoints.rewind(newest, loop_state.best_step)
     _describe(run, trainer)
-    logger = _loggers(run, trainer.step)
-    signum = _fit(run, trainer, loop_state, logger)
-    if signum:
-        logger.close()
-        log.info("Stopped after step %s and saved; run the same command to continue", f"{trainer.step:,}")
-        raise Stopped(signum)
-    results = _score_best(run, trainer, loop_state)
-    if world.is_main:
-        _report(run, results)
-        show_results(logger, run_dir, trainer.step)
-    logger.close()  # after the results are written: wandb may wait for the network
+    return run, trainer, loop_state
 
 
 def _is_finished(run: Run) -> bool:
@@ -124,16 +138,21 @@ def _resume(run: Run, newest: Checkpoint, trainer: Trainer) -> LoopState:
     saved = newest.training_state()
     trainer.load_state_dict(saved["trainer"])
     log.info("Continuing from step %s of %s", f"{trainer.step:,}", run.folder)
+    loop_state = LoopState(**saved["record"])
+    if trainer.step < run.config.trainer.max_steps and loop_state.validated_with(_validation(run.config)):
+        log.warning("Validations have other settings than before: the best loss of before does not count any more")
     if run.config.checkpoint:
         log.warning("checkpoint=%s has no effect: this run continues from its own checkpoints", run.config.checkpoint)
-    return LoopState(**saved["record"])
+    return loop_state
 
 
 def _start(run: Run, trainer: Trainer) -> LoopState:
     """Start at step 0 from the initial weights, or from the checkpoint of another run."""
     config = run.config
     if config.checkpoint:
-        start = find_checkpoint(config.checkpoint)
+        name = config.checkpoint
+        start = on_every_rank(run.world, lambda: find_checkpoint(name))
+        assert start is not None
         start.check_vocabulary(run.corpus.identity())
         start.load_weights(trainer.model, run.identity["model"])
         run.model_type = start.model_type
@@ -145,7 +164,14 @@ def _start(run: Run, trainer: Trainer) -> LoopState:
                     f"trainer.max_steps={config.trainer.max_steps} must be larger"
                 )
         log.info("Starting from the weights of %s, at step %s", start.folder, f"{trainer.step:,}")
-    return LoopState(first_step=trainer.step)
+    return LoopState(first_step=trainer.step, validation=_validation(config))
+
+
+def _validation(config: Config) -> dict[str, Any]:
+    """The settings that a validation loss depends on."""
+    used = ("tgt_len", "reset_state", "piece_len") + (() if config.eval.exact else ("burn_in", "batch_size"))
+    settings = {key: as_dict(config.eval)[key] for key in used}
+    return settings | config.eval.context() | {"tokens": config.trainer.eval_tokens}
 
 
 def _describe(run: Run, trainer: Trainer) -> None:
@@ -189,7 +215,7 @@ def _fit(run: Run, trainer: Trainer, loop_state: LoopState, logger: Loggers) -> 
 
 def _score_best(run: Run, trainer: Trainer, loop_state: LoopState) -> dict[str, Any]:
     """The results of the weights with the best validation loss, and statistics of the training."""
-    best = _find_on_rank_0(run.world, run.checkpoints.best)
+    best = on_every_rank(run.world, run.checkpoints.best)
     assert best is not None
     best.load_weights(trainer.model)
     trained = {
@@ -212,10 +238,3 @@ def _report(run: Run, results: dict[str, Any]) -> None:
         log.info("Learning curve: %s", curves)
     log.info("Metrics: %s", metrics)
     log.info("Checkpoints: %s", run.checkpoints.folder)
-
-
-def _find_on_rank_0(world: World, find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
-    """The checkpoint that rank 0 finds, by its real folder: on other machines the links may be out of date."""
-    found = find() if world.is_main else None
-    folder = world.broadcast(found and found.folder.resolve())
-    return found or (Checkpoint.open(folder) if folder else None)

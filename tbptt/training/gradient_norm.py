@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 LARGE = 2**18  # entries; the norm of fewer is not worth several threads
+PARTS = 16  # not the number of threads, on which the rounding would depend: ranks may have other numbers of them
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """As `get_total_norm`, with large ones in a part for every thread of a CPU: torch takes a whole norm in one."""
-    threads = torch.get_num_threads()
+    """As `get_total_norm`, with large ones in parts on a CPU, for several threads: torch takes a whole norm in one."""
 
     def parts(gradient: Tensor) -> Tensor:
-        if gradient.device.type != "cpu" or gradient.numel() < LARGE or gradient.numel() % threads:
+        if gradient.device.type != "cpu" or gradient.numel() < LARGE or gradient.numel() % PARTS:
             return gradient
-        return torch.linalg.vector_norm(gradient.reshape(threads, -1), dim=1)
+        return torch.linalg.vector_norm(gradient.reshape(PARTS, -1), dim=1)
 
     return nn.utils.get_total_norm([parts(gradient) for gradient in gradients])

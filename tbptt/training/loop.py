@@ -28,6 +28,15 @@ class LoopState:
     best_step: int = 0
     seconds: float = 0.0  # spent in updates since step `first_step`
     first_step: int = 0  # not 0 where a run goes on from the steps of another
+    validation: dict[str, Any] | None = None  # the settings of the validations that `best_loss` is the lowest of
+
+    def validated_with(self, settings: dict[str, Any]) -> bool:
+        """Forget the best loss if it is of other settings: losses of both cannot be compared. Whether it was so."""
+        changed = self.validation not in (None, settings) and math.isfinite(self.best_loss)
+        if changed:
+            self.best_loss, self.best_step = math.inf, 0
+        self.validation = settings
+        return changed
 
     def add(self, updates: list[Update]) -> None:
         """Wait for the losses of `updates`, add them, and empty the list."""
@@ -101,4 +110,4 @@ def fit(
             training = {"trainer": trainer.state_dict(), "record": asdict(loop_state)}
             if trainer.world.is_main:
                 checkpoints.save(step, trainer.model, training, checkpoint_info, best=improved)
-    return signum
+    return signum or stop.agreed_signal()  # one that came while the last step was saved

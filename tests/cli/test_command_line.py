@@ -125,6 +125,19 @@ def test_losses_of_every_token_are_kept_and_members_of_a_sweep_do_not_share_them
     assert not list((home / "untrained").glob("*/checkpoints"))
 
 
+def test_a_run_that_goes_on_with_other_validations_forgets_the_best_of_before(home):
+    words = [*SMALL, "trainer.eval_every=2", "hydra.run.dir=validated"]
+    run(home, *words, "trainer.max_steps=4")
+    before = json.loads((home / "validated/results.json").read_text())["train"]
+    assert "other settings" not in run(home, *words, "trainer.max_steps=6")
+    printed = run(home, *words, "trainer.max_steps=8", "trainer.eval_tokens=1")
+    assert "Validations have other settings than before" in printed
+    after = json.loads((home / "validated/results.json").read_text())["train"]
+    assert before["best_step"] <= 4 and after["best_step"] == 8
+    losses = [line["loss"] for line in lines_of(home / "validated") if line.get("split") and line["step"] > 6]
+    assert after["best_valid_loss"] == min(losses)
+
+
 def test_a_failed_member_of_a_training_sweep_is_in_the_table_and_the_exit_code(home):
     printed = run(home, "-m", *SMALL, "model.n_head=0,2", "trainer.max_steps=6", "hydra.sweep.dir=broken", code=1)
     failed, done = csv.DictReader((home / "broken/sweep.csv").read_text().splitlines())

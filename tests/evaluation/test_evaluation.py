@@ -16,8 +16,8 @@ from tbptt.evaluation import plan
 from tbptt.evaluation.config import BurnIn, EvalConfig
 from tbptt.evaluation.losses import save_losses
 from tbptt.evaluation.plan import choose_plan
-from tbptt.evaluation.score import score
-from tbptt.launch.world import SINGLE_PROCESS
+from tbptt.evaluation.score import STEPS_TOGETHER, score
+from tbptt.launch.world import SINGLE_PROCESS, World
 from tbptt.models.protocol import RecurrentModel, numel
 from tests.helpers import assert_close
 from tests.models.tiny import random_stream, run_segments, tiny_lstm, tiny_stack, tiny_txl
@@ -205,6 +205,31 @@ def test_losses_are_kept_in_the_order_of_the_text(batch_size, tgt_len, n_tokens)
     plain = score(model, stream, EvalConfig(batch_size=1, walk_len=4, **settings), 4, Precision.fp64)
     assert_close(found.losses_N, plain.losses_N, 1e-6)  # float32
     assert found.losses_N.mean() == pytest.approx(found.loss, rel=1e-6) and len(found.losses_N) == n_tokens - 1
+
+
+class OtherRank(World):
+    """Rank 0 of two, the other of which scores 100 targets of loss 2 in 50 steps."""
+
+    def max(self, value: int) -> int:
+        waited.append(value)
+        return max(value, 50)
+
+    def gather(self, value):
+        return [value, value]
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.tensor([200.0, 100.0]).to(x) if x.numel() == 2 else x
+
+
+waited: list[int] = []
+
+
+def test_a_rank_without_lanes_waits_for_the_others_again_and_again():
+    """In one collective it would wait for as long as all of their work takes, and gloo gives up after a while."""
+    waited.clear()
+    found = score(tiny_lstm(), random_stream(101), EvalConfig(), 4, Precision.fp64, world=OtherRank(0, 2))
+    assert (found.tokens, found.loss) == (100, 2.0)
+    assert len(waited) == 1 + 50 // STEPS_TOGETHER > 3
 
 
 def test_saved_losses_are_raw_float32_beside_their_description(tmp_path):

@@ -159,13 +159,13 @@ def test_a_signal_saves_and_the_same_command_continues_bit_for_bit(home, devices
     assert (calm / WEIGHTS).read_bytes() == (stopped / WEIGHTS).read_bytes()
 
 
-@pytest.mark.parametrize("moment", ["validate", "save"])
-def test_a_signal_during_a_validation_or_a_save_is_obeyed_after_it(home, moment):
-    calm, stopped, mark = home / "calm2", home / f"stopped-{moment}", home / f"mark-{moment}"
+@pytest.mark.parametrize(("step", "moment"), [(100, "validate"), (100, "save"), (300, "save")])
+def test_a_signal_during_a_validation_or_a_save_is_obeyed_after_it(home, step, moment):
+    calm, stopped, mark = home / "calm2", home / f"stopped-{moment}-{step}", home / f"mark-{moment}-{step}"
     words = [*SMALL, *LONG, "trainer.devices=2"]
     if not calm.exists():
         run(home, *words, f"hydra.run.dir={calm}")
-    env = environment(home) | {"FAULT": f"0 100 {moment}", "MARK": str(mark), "PYTHONPATH": FAULTS}
+    env = environment(home) | {"FAULT": f"0 {step} {moment}", "MARK": str(mark), "PYTHONPATH": FAULTS}
     process = subprocess.Popen(command(*words, f"hydra.run.dir={stopped}"), cwd=home, env=env)
     wait_until(mark.exists)
     process.send_signal(signal.SIGTERM)
