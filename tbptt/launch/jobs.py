@@ -8,7 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
+from tbptt.errors import UserError
+
 POLL = 2.0  # seconds
+ATTEMPTS = 30  # to ask a SLURM that does not answer
 
 
 def wait_for_jobs(sweep_dir: Path, message: str) -> None:
@@ -29,11 +32,21 @@ def unfinished_jobs(sweep_dir: Path) -> list[str]:
     folders = [path.name for path in (sweep_dir / ".submitit").glob("*") if re.fullmatch(r"\d+(_\d+)?", path.name)]
     if not folders:
         return []
-    queued: set[str] = set()
-    if shutil.which("squeue"):
-        command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
-        queued = set(subprocess.run(command, capture_output=True, encoding="utf-8").stdout.split())
+    queued = _queued_jobs() if shutil.which("squeue") else set()
     return sorted(job for job in folders if job in queued or _is_submitit_process(job))
+
+
+def _queued_jobs() -> set[str]:
+    """The jobs of this user. UserError if SLURM does not answer for some time."""
+    for attempt in range(ATTEMPTS):
+        time.sleep(POLL if attempt else 0)
+        command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+        result = subprocess.run(command, capture_output=True, encoding="utf-8")
+        if result.returncode == 0:
+            return set(result.stdout.split())
+    raise UserError(
+        f"squeue does not say which jobs of this sweep still run ({result.stderr.strip()}): try again when it answers"
+    )
 
 
 def _is_submitit_process(pid: str) -> bool:

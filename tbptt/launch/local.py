@@ -38,9 +38,10 @@ def run_local_ranks(count: int, task: Callable[[DictConfig], None], composed: Di
         local_addr="127.0.0.1",
         run_id=secrets.token_hex(8),
         max_restarts=0,
+        signals_to_handle=f"{LaunchConfig.signals_to_handle},SIGUSR2",  # those that it passes on to the ranks
     )
     error_file.unlink(missing_ok=True)
-    # The sender of SIGUSR2 signals the ranks too; this process only waits for them.
+    # Until the ranks are there; torch sets handlers of its own then, and leaves them.
     previous_handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         elastic_launch(launch, _run_rank)(task, composed, HydraConfig.instance().cfg)

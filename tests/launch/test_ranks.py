@@ -140,11 +140,11 @@ def test_an_evaluation_is_stopped_without_an_error(home, alone):
 
 
 @pytest.mark.parametrize(
-    ("devices", "signum", "to_rank"), [(1, 15, False), (2, 15, False), (2, 12, True), (2, 2, True)]
+    ("devices", "signum", "to_rank"), [(1, 15, False), (2, 15, False), (2, 12, False), (2, 12, True), (2, 2, True)]
 )
 def test_a_signal_saves_and_the_same_command_continues_bit_for_bit(home, devices, signum, to_rank):
     """Sent to the command, or to one rank only; twice, as impatient clusters do."""
-    calm, stopped = home / f"calm{devices}", home / f"stopped{devices}-{signum}"
+    calm, stopped = home / f"calm{devices}", home / f"stopped{devices}-{signum}-{to_rank}"
     words = [*SMALL, *LONG, f"trainer.devices={devices}"]
     if not calm.exists():
         run(home, *words, f"hydra.run.dir={calm}")

@@ -76,12 +76,12 @@ def test_stacks_have_the_parameters_of_their_equations(name, vocab_size, mixers,
 
 
 @pytest.mark.slow
-def test_the_base_model_makes_one_full_update():
-    config = composed("model=txl_16l", "trainer.micro_batch=6", "trainer.device=cpu")
+def test_the_base_model_makes_an_update():
+    config = composed("model=txl_16l", "data.batch_size=4", "trainer.micro_batch=2", "trainer.device=cpu")
     torch.manual_seed(0)
     model = config.model.build(WORDS)
     B, T, cutoffs = config.data.batch_size, config.model.tgt_len, config.model.cutoffs
-    assert (B, T) == (60, 150)
+    assert T == 150
     stream = np.random.default_rng(0).integers(WORDS, size=B * T + 1, dtype=np.uint32)
     optimizer = config.optimizer.build(model)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
