@@ -83,6 +83,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=int, nargs="+", default=[48, 64, 128])
     parser.add_argument("--capabilities", type=int, nargs="+", default=[80, 90])
+    parser.add_argument("--largest", action="store_true", help="only with dropout and documents, which need most")
     arguments = parser.parse_args()
-    for chosen in itertools.product(KERNELS, arguments.heads, TYPES, *[(False, True)] * 2, arguments.capabilities):
+    choices = (True,) if arguments.largest else (False, True)
+    for chosen in itertools.product(KERNELS, arguments.heads, TYPES, choices, choices, arguments.capabilities):
         print(json.dumps(compile_kernel(*chosen)), flush=True)

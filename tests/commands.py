@@ -60,7 +60,7 @@ def numbers_of(run_dir: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines_of(run_dir)]
 
 
-def wait_until(condition, seconds: float = 120) -> None:
+def wait_until(condition, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

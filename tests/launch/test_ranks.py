@@ -103,10 +103,9 @@ def test_a_checkpoint_is_evaluated_by_any_number_of_processes(home, alone):
 )
 def test_one_rank_that_fails_ends_all(home, fault, cause):
     name = f"hydra.run.dir=fault-{fault.replace(' ', '')}"
-    started = time.monotonic()
     printed = train(home, name, "trainer.devices=2", code=1, FAULT=fault, PYTHONPATH=FAULTS)
-    assert time.monotonic() - started < 60  # 30 for the end, 30 for the start
     (error_file,) = home.glob(f"fault-{fault.replace(' ', '')}/error.txt")
+    assert time.time() - error_file.with_name("run.log").stat().st_mtime < 60  # gloo alone waits for half an hour
     kept = error_file.read_text().strip()
     assert kept in printed and printed.count(kept) == 1
     assert re.fullmatch(f".*{cause}.*", kept.splitlines()[-1])
@@ -135,7 +134,7 @@ def test_an_evaluation_is_stopped_without_an_error(home, alone):
     wait_until(lambda: (folder / "run.log").exists() and "Evaluating" in (folder / "run.log").read_text())
     time.sleep(1)  # until rank 1 waits for rank 0
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert not (folder / "error.txt").exists()
 
 

@@ -45,7 +45,7 @@ class Started:
 
     def end(self, code: int = 0) -> str:
         try:
-            assert self.process.wait(300) == code, self.printed.read_text()
+            assert self.process.wait(600) == code, self.printed.read_text()
         finally:
             self.stop()
         return self.printed.read_text()
@@ -210,7 +210,7 @@ def test_a_rank_that_dies_fails_the_job(home, fault, cause):
     job = job_of(home, sweep.name, lines=1)
     started = time.monotonic()
     wait_until(lambda: accounts(job)["state"] not in ("PENDING", "RUNNING", "COMPLETING"))
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60  # gloo alone waits for half an hour
     printed = going.end(code=1)
     assert accounts(job)["state"] == "FAILED" and accounts(job)["code"] != "0:0"
     kept = (sweep / "0/error.txt").read_text().strip()

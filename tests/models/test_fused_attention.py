@@ -216,10 +216,10 @@ def test_activation_checkpointing_draws_the_same_masks():
 @pytest.mark.slow
 def test_the_kernels_compile_for_gpus_and_ask_for_no_more_memory_than_those_have():
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "experiments.kernels", "--heads", "48", "--capabilities", "90"]
+    command = [sys.executable, "-m", "experiments.kernels", "--heads", "48", "--capabilities", "90", "--largest"]
     printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     lines = [json.loads(line) for line in printed.splitlines()]
-    assert len(lines) == 4 * 2 * 2 * 2
+    assert len(lines) == 4 * 2
     assert all(line["shared_bytes"] <= 99 * 1024 for line in lines)  # of the GPUs Triton supports, the least has that
 
 
