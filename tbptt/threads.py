@@ -25,6 +25,13 @@ BUSY = 0.1  # seconds that threads of this process wait for a core, in every sec
 CALM = 3  # looks without neighbours after which threads spin again
 
 
+def core_count() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @cache
 def share_cores() -> None:
     """From now on, spin while there are no busy neighbours, and sleep while there are. Once a process."""
@@ -71,7 +78,7 @@ class Crowd:
             return
         log.info("Other busy processes use the same cores, which slows this one")
         self.over.clear()
-        teams = (len(os.sched_getaffinity(0)) - 1) // (torch.get_num_threads() - 1)
+        teams = (core_count() - 1) // (torch.get_num_threads() - 1)
         self.threads = [threading.Thread(target=self._idle, daemon=True) for _ in range(teams)]
         for thread in self.threads:
             thread.start()

@@ -25,7 +25,7 @@ def quote_texts(arguments: list[str], keys: Collection[str]) -> list[str]:
     Hydra reads 7e2 as a number and refuses letters such as "ä". A prompt is text to its last sign, but commas separate
     the prompts of a sweep. UserError for a value that may be one text or several.
     """
-    sweep = any(re.fullmatch("-m|--mu[ltirun]*|hydra.mode=MULTIRUN", each) for each in arguments)
+    sweep = any(re.fullmatch("-m|--m[ultirun]*|hydra.mode=MULTIRUN", each) for each in arguments)
     return [_quote(argument, keys, sweep) for argument in arguments]
 
 

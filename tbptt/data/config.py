@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import ClassVar
 
 from tbptt.data.reading import read_users_text, readable
 from tbptt.errors import UserError
+from tbptt.threads import core_count
 
 
 class Level(Enum):
@@ -105,4 +105,4 @@ class DataConfig:
 
     def processes(self) -> int:
         """The number of worker processes."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or core_count()

@@ -84,6 +84,7 @@ class Corpus:
             for depth in ("", "*/", "*/*/"):
                 paths = sorted(path for path in folder.glob(depth + self.files[split]) if path.is_file())
                 if paths:
+                    _check_one_folder(paths, folder)
                     found[split] = [Source(path) for path in paths]
                     break
         return found if len(found) == len(SPLITS) else None
@@ -117,3 +118,10 @@ class Corpus:
                 f"this is not {self.title} as published: {', '.join(wrong)}; use the published files, or "
                 "data.check_counts=false to accept these"
             )
+
+
+def _check_one_folder(paths: list[Path], folder: Path) -> None:
+    """UserError if the files of a split are in several folders, which may be those of other corpora."""
+    first, *others = dict.fromkeys(path.parent for path in paths)
+    if others:
+        raise UserError(f"data.path={folder} has {paths[0].name} in {first} and in {others[0]}: use one of these")

@@ -58,8 +58,16 @@ def read_tokenizer(path: Path, name: str) -> Any:
 
 
 def tokenizer_vocabulary(tokenizer: Any, start: str | None = None) -> Vocabulary:
-    """The vocabulary of a tokenizer, in the order of its ids; `start` is the entry that begins a document."""
+    """The vocabulary of a tokenizer, in the order of its ids; `start` is the entry that begins a document.
+
+    UserError if its ids have gaps.
+    """
     ids = tokenizer.get_vocab()
+    if missing := set(range(len(ids))) - set(ids.values()):
+        raise UserError(
+            f"the tokenizer has no entry for the id {min(missing)}, but for {max(ids.values())}: give another "
+            "tokenizer.json, whose ids have no gaps"
+        )
     return Vocabulary(Level.bpe, sorted(ids, key=ids.__getitem__), start)
 
 
@@ -90,8 +98,10 @@ def encode(tokenizer: Any, sources: list[Source]) -> Iterator[np.ndarray]:
 
 def encode_text(tokenizer: Any, text: str) -> np.ndarray:
     """The ids of a text, encoded line by line: (n,) int64."""
-    encoded = tokenizer.encode_batch_fast(text.splitlines(keepends=True), add_special_tokens=False)
-    return np.concatenate([np.zeros(0, np.int64), *(np.array(line.ids, dtype=np.int64) for line in encoded)])
+    arrays = [np.zeros(0, np.int64)]
+    for batch in _batches(text.splitlines(keepends=True)):
+        arrays += _encoded(tokenizer, batch)
+    return np.concatenate(arrays).astype(np.int64)
 
 
 def encode_texts(tokenizer: Any, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -100,15 +110,22 @@ def encode_texts(tokenizer: Any, texts: list[str]) -> tuple[np.ndarray, np.ndarr
     Special tokens that are written in a text are text: they begin no document.
     """
     tokenizer.encode_special_tokens = True
-    arrays, batch, size = [np.zeros(0, np.uint32)], [], 0
+    arrays = [np.zeros(0, np.uint32)]
+    for batch in _batches(texts):
+        arrays += _encoded(tokenizer, batch)
+    return np.concatenate(arrays), np.array([len(ids) for ids in arrays[1:]], dtype=np.int64)
+
+
+def _batches(texts: list[str]) -> Iterator[list[str]]:
+    """The texts in batches of about BATCH characters."""
+    batch, size = list[str](), 0
     for text in texts:
         batch.append(text)
         size += len(text)
         if size >= BATCH:
-            arrays += _encoded(tokenizer, batch)
+            yield batch
             batch, size = [], 0
-    arrays += _encoded(tokenizer, batch)
-    return np.concatenate(arrays), np.array([len(ids) for ids in arrays[1:]], dtype=np.int64)
+    yield batch
 
 
 def _encoded(tokenizer: Any, batch: list[str]) -> list[np.ndarray]:

@@ -139,7 +139,8 @@ def given_vocabulary(config: DataConfig) -> Vocabulary | None:
 def read_vocabulary_file(path: Path, level: Level) -> Vocabulary:
     """Read data.vocabulary: one symbol per line; anything after a word, such as a count, is ignored.
 
-    A file with suffix .json must be the vocabulary.json of a run or of a prepared corpus.
+    At level char the line `\\n` is the line break. A file with suffix .json must be the vocabulary.json of a run or of
+    a prepared corpus.
     """
     if path.suffix == ".json":
         vocabulary = load_vocabulary(path)
@@ -148,7 +149,16 @@ def read_vocabulary_file(path: Path, level: Level) -> Vocabulary:
         return vocabulary
     lines = read_users_text(path).split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
-    symbols = [line.split()[0] if level is Level.word and line.split() else line for line in lines]
+    if level is Level.word:
+        symbols = [line.split()[0] if line.split() else "" for line in lines]
+    else:
+        symbols = ["\n" if line == r"\n" else line for line in lines]
+    misfit = (i for i, symbol in enumerate(symbols) if not symbol or (level is Level.char and len(symbol) > 1))
+    if (bad := next((i for i in misfit if symbols[i] != UNK), None)) is not None:
+        kind = "word" if level is Level.word else "character"
+        raise UserError(
+            f"data.vocabulary={path} must have one {kind} in each line, but line {bad + 1} is {lines[bad]!r}"
+        )
     repeated = [symbol for symbol, count in Counter(symbols).items() if count > 1]
     if repeated or not symbols:
         problem = f"repeats {repeated[:3]}" if repeated else "is empty"
@@ -160,10 +170,12 @@ def check_unknown(unknown: Counter[str], vocabulary: Vocabulary, split: str, con
     """UserError if there are unknown symbols and the vocabulary has no entry for them."""
     if unknown and vocabulary.unknown is None:
         examples = ", ".join(repr(symbol) for symbol, _ in unknown.most_common(3))
+        advice = f"use data.min_count=2, which replaces rare symbols by {UNK}, or data.level=byte"
+        if config.vocabulary:
+            advice = f"add them or {UNK} to data.vocabulary={config.vocabulary}"
         raise UserError(
             f"the {split} split of data={config.name} has {unknown.total()} tokens ({len(unknown)} types, such as "
-            f"{examples}) that are not in the vocabulary, which has no {UNK} entry: use data.min_count=2, which "
-            f"replaces rare symbols by {UNK}, or data.level=byte"
+            f"{examples}) that are not in the vocabulary, which has no {UNK} entry: {advice}"
         )
 
 

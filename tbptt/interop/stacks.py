@@ -132,7 +132,8 @@ def _essence(config: StackConfig) -> dict[str, Any]:
         resolved |= {"width": getattr(mixer, "width", None) or config.d_model}
         for each in dataclasses.fields(mixer):
             if each.name not in FREE_OF_MIXERS:
-                values[f"{name}.{each.name}"] = resolved.get(each.name, getattr(mixer, each.name))
+                value = resolved.get(each.name, getattr(mixer, each.name))
+                values[f"{name}.{each.name}"] = value.value if isinstance(value, Enum) else value
     return values
 
 

@@ -19,6 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tbptt.launch.failure_monitor import RankFailure
 from tbptt.launch.stopping import Stopped
 from tbptt.output import outlive_readers
+from tbptt.threads import core_count
 
 SHUTDOWN_TIMEOUT = "600"  # seconds after a signal to finish a step and save; after a failure, FailureMonitor is faster
 
@@ -26,7 +27,7 @@ SHUTDOWN_TIMEOUT = "600"  # seconds after a signal to finish a step and save; af
 def run_local_ranks(count: int, task: Callable[[DictConfig], None], composed: DictConfig, error_file: Path) -> None:
     """Run `task` in `count` processes and wait. RankFailure with the first error; Stopped if a signal stopped them."""
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_TIMEOUT)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, core_count() // count)))
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # they repeat the error reported here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     launch = LaunchConfig(

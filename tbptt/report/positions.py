@@ -12,6 +12,7 @@ from tbptt.data.config import Level
 from tbptt.files import replacing
 from tbptt.report.members import shown_name
 from tbptt.report.positions_figure import Curve, draw_positions
+from tbptt.report.results import why_incomparable
 from tbptt.report.sweep_figure import line_names
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ def report_positions(members: Sequence[tuple[Path, Row]], varied: list[str], tar
     joined = [{key: member[key] for key in varied} | row for member, rows in found for row in rows]
     _write(joined, list(dict.fromkeys(key for row in joined for key in row)), table, "hydra.sweep.dir")
     print(f"Losses by position: {table}")
-    if len({(member["level"], member["vocabulary"]) for member, _ in found}) > 1:
-        print("No figure of them: they are per token of different vocabularies")
+    if obstacle := why_incomparable([member for member, _ in found]):
+        print(f"No figure of them: {obstacle}")
         return
     names = line_names([member for member, _ in found], varied)
     curves = [Curve(name, rows, member[TRAINED]) for name, (member, rows) in zip(names, found)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError):
         return {}
+
+
+def why_incomparable(results: Sequence[Mapping[str, Any]]) -> str:
+    """Why the losses of these results cannot be compared; empty if they can."""
+    tokens = {(str(each.get("level")), each.get("vocabulary")) for each in results}
+    if len(tokens) > 1:
+        levels = ", ".join(sorted({level for level, _ in tokens}))
+        return f"the losses are per token of {len(tokens)} different vocabularies ({levels})"
+    texts = {each.get("text_sha256") for each in results} - {None}  # results of earlier versions do not tell
+    return f"the losses are of {len(texts)} different texts" if len(texts) > 1 else ""
 
 
 def write_results(results: dict[str, Any], run_dir: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from tbptt.files import replacing
 from tbptt.report.members import members_in
 from tbptt.report.positions import report_positions
+from tbptt.report.results import why_incomparable
 from tbptt.report.sweep_figure import draw_sweep
 
 UNITS = ("loss", "ppl", "bpc", "word_ppl", "bits_per_byte")
@@ -43,15 +44,12 @@ def report_sweeps(sweep_dirs: Sequence[Path], target: Path) -> None:
     # If any member has a dynamic evaluation, only such members are compared, by their dynamic losses.
     prefix = DYNAMIC_PREFIX if any(f"{DYNAMIC_PREFIX}loss" in row for row in rows) else ""
     compared = [row for row in rows if f"{prefix}loss" in row]
-    tokens = {
-        (str(row.get("level")), row.get("vocabulary")) for row in compared
-    }  # what one token is: the unit of the loss
-    finite = [row for row in compared if math.isfinite(row[f"{prefix}loss"])] if len(tokens) == 1 else []
+    obstacle = why_incomparable(compared)
+    finite = [] if obstacle else [row for row in compared if math.isfinite(row[f"{prefix}loss"])]
     _print_table(rows, columns, len(varied), min(finite, key=lambda row: row[f"{prefix}loss"], default=None))
     print(f"Table: {table}")
-    if len(tokens) > 1:
-        levels = ", ".join(sorted({level for level, _ in tokens}))
-        print(f"No figure and no best: the losses are per token of {len(tokens)} different vocabularies ({levels})")
+    if obstacle:
+        print(f"No figure and no best: {obstacle}")
     elif not compared:
         print("No figure: no member has a loss")
     elif draw_sweep(compared, varied, prefix, figure):

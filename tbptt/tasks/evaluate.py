@@ -17,6 +17,7 @@ from tbptt.cli.processes import runs_in_parallel
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.device import Precision, autocast
 from tbptt.errors import UserError
+from tbptt.evaluation.config import BurnIn
 from tbptt.evaluation.dynamic import score_dynamically
 from tbptt.evaluation.dynamic_config import RMSDynamicConfig
 from tbptt.evaluation.units import loss_units, original_units
@@ -82,6 +83,8 @@ def _evaluate(config: Config, run_dir: Path, world: World) -> None:
     corpus = corpus_to_score(config, trained.checkpoint, overrides)
     starts_D = documents_that_reset(config, corpus, config.eval.split.name, trained.reset_state)
     if starts_D is not None:
+        if config.eval.burn_in is BurnIn.none and config.eval.piece_len is None:
+            log.warning("eval.burn_in=none has no effect: documents start empty, and lanes consist of whole documents")
         trained.config.check_documents(config.eval.context())
     inputs = _inputs(config, trained, corpus) | ({"reset_state": "document"} if starts_D is not None else {})
     losses = losses_file(config, run_dir)

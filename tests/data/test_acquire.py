@@ -96,3 +96,12 @@ def test_other_counts_than_published_are_refused_unless_meant(tmp_path, monkeypa
     monkeypatch.undo()
     config.check_counts, config.cache = False, str(tmp_path / "other cache")
     check(config)
+
+
+def test_files_of_the_same_name_in_two_folders_are_not_joined(tmp_path):
+    for folder in ("wikitext-2", "wikitext-103"):
+        (tmp_path / folder).mkdir()
+        for split in ("train", "valid", "test"):
+            (tmp_path / folder / f"wiki.{split}.tokens").write_text(" = A = \n")
+    with pytest.raises(UserError, match=r"has wiki\.train\.tokens in .*wikitext-103 and in .*wikitext-2: use one"):
+        open_corpus(config_of(tmp_path, "wikitext2", path=str(tmp_path)))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tbptt.data import writing
+from tbptt.data import subwords, writing
 from tbptt.data.config import Level
 from tbptt.data.corpora import SPLITS
 from tbptt.data.prepare import PreparedCorpus, open_corpus
@@ -52,6 +52,18 @@ def test_the_vocabulary_has_the_size_that_was_asked_for(tmp_path, size, dtype):
     assert len(corpus.vocabulary) == len(set(corpus.vocabulary.symbols)) == corpus.meta["vocab_size"] == size
     assert corpus.splits["train"].dtype == np.dtype(dtype)
     assert max(corpus.splits["train"]) < size and text_of(corpus, "train") == ENGLISH
+
+
+def test_a_text_is_encoded_in_batches_of_lines(monkeypatch, tmp_path):
+    whole = prepared(tmp_path / "a", ENGLISH).splits["train"]
+    monkeypatch.setattr(subwords, "BATCH", 50)
+    assert prepared(tmp_path / "b", ENGLISH).splits["train"].tolist() == whole.tolist()
+
+
+def test_a_tokenizer_with_a_gap_in_its_ids_is_refused(tmp_path):
+    Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 7}, unk_token="?")).save(str(tmp_path / "given.json"))
+    with pytest.raises(UserError, match="has no entry for the id 2, but for 7"):
+        prepared(tmp_path, "a b", vocabulary=str(tmp_path / "given.json"), bpe_size=8192)
 
 
 def test_a_text_that_has_fewer_subwords_says_so(tmp_path, caplog):

@@ -91,6 +91,21 @@ def test_a_given_vocabulary_of_characters_may_hold_blanks(tmp_path):
     assert [corpus.splits[split].tolist() for split in SPLITS] == [[2, 0, 1], [1, 0, 1], [1, 0, 0]]
 
 
+def test_a_given_vocabulary_of_characters_may_hold_the_line_break(tmp_path):
+    (tmp_path / "list").write_text("\\n\na\nb\n", encoding="utf-8")
+    corpus = prepared(tmp_path, "a\nb", "b\n", "\n\n", level=Level.char, vocabulary=str(tmp_path / "list"))
+    assert [corpus.splits[split].tolist() for split in SPLITS] == [[1, 0, 2], [2, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("level", "content", "line"), [(Level.char, "a\nbc\n", 2), (Level.char, "a\n\nb\n", 2), (Level.word, "\na\n", 1)]
+)
+def test_a_line_of_a_given_vocabulary_that_is_no_entry_is_named(tmp_path, level, content, line):
+    (tmp_path / "list").write_text(content)
+    with pytest.raises(UserError, match=f"in each line, but line {line} is"):
+        prepared(tmp_path, "a\n", "a\n", "a\n", level=level, vocabulary=str(tmp_path / "list"))
+
+
 def test_another_content_of_the_given_vocabulary_is_another_corpus(tmp_path):
     settings = {"vocabulary": str(tmp_path / "list")}
     (tmp_path / "list").write_text(f"a\n{UNK}\n{EOS}\n")
@@ -117,5 +132,5 @@ def test_a_vocabulary_that_is_empty_or_has_an_entry_twice_is_refused(tmp_path, c
 
 def test_a_given_vocabulary_without_unk_must_be_complete(tmp_path):
     (tmp_path / "list").write_text(f"a\n{EOS}\n")
-    with pytest.raises(UserError, match=r"the test split of data=text has 2 tokens \(1 types, such as 'bible'\)"):
+    with pytest.raises(UserError, match=r"the test split of data=text has 2 tokens .*'bible'.*: add them or <unk>"):
         prepared(tmp_path, "a\n", "a a\n", "a bible bible\n", vocabulary=str(tmp_path / "list"))

@@ -28,17 +28,23 @@ def rows_of(sweep_dir: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "unit", [{"level": "word", "vocabulary": "B", "ppl": 2.7}, {"vocabulary": "B"}, {"level": "bpe", "vocabulary": "C"}]
+    ("unit", "said"),
+    [
+        ({"level": "word", "vocabulary": "B", "ppl": 2.7}, "2 different vocabularies"),
+        ({"vocabulary": "B"}, "2 different vocabularies"),
+        ({"level": "bpe", "vocabulary": "C"}, "2 different vocabularies"),
+        ({"text_sha256": "1"}, "2 different texts"),
+    ],
 )
-def test_losses_per_token_of_different_vocabularies_are_no_contest(tmp_path, capsys, unit):
-    record(tmp_path, 0, {"seed": 1}, {})
+def test_losses_of_different_tokens_or_texts_are_no_contest(tmp_path, capsys, unit, said):
+    record(tmp_path, 0, {"seed": 1}, {"text_sha256": "0"})
     record(tmp_path, 1, {"seed": 2}, {"loss": 1.0})
     report_sweeps([tmp_path], tmp_path)
     assert capsys.readouterr().out.count("<- best") == 1 and (tmp_path / "sweep.png").exists()
     record(tmp_path, 1, {"seed": 2}, {"loss": 1.0} | unit)
     report_sweeps([tmp_path], tmp_path)
     printed = capsys.readouterr().out
-    assert "<- best" not in printed and "2 different vocabularies" in printed
+    assert "<- best" not in printed and said in printed
     assert [row["loss"] for row in rows_of(tmp_path)] == ["2.0", "1.0"]
     assert not (tmp_path / "sweep.png").exists(), "the figure of the first sweep"
 

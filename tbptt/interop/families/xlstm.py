@@ -47,15 +47,18 @@ def _rounded(number: float, multiple: int) -> int:
 
 
 def settings(config: StackConfig) -> dict[str, Any]:
-    c, D = config.mlstm, config.d_model
+    c, D, multiple = config.mlstm, config.d_model, math.gcd(config.d_inner, WIDTH_MULTIPLE)
+    inner = config.d_inner / D
+    if _rounded(D * inner, multiple) != config.d_inner:  # the quotient was rounded down
+        inner = (config.d_inner + 0.5) / D
     return {
         "num_hidden_layers": config.n_layer,
         "hidden_size": D,
         "num_heads": c.n_head,
         "qk_dim_factor": c.n_head * c.d_key / D,
         "v_dim_factor": c.n_head * c.d_value / D,
-        "ffn_proj_factor": config.d_inner / D,
-        "ffn_round_up_to_multiple_of": math.gcd(config.d_inner, WIDTH_MULTIPLE),
+        "ffn_proj_factor": inner,
+        "ffn_round_up_to_multiple_of": multiple,
         "norm_eps": config.norm_eps,
         "eps": c.eps,
         "gate_soft_cap": c.gate_cap,
