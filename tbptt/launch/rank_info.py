@@ -93,6 +93,8 @@ def _from_slurm(env: Mapping[str, str]) -> RankInfo:
         )
     rank, local_rank = int(env["SLURM_PROCID"]), int(env.get("SLURM_LOCALID", "0"))
     launcher = "submitit" if env.get("SUBMITIT_EXECUTOR") == "slurm" else "slurm"
+    if launcher == "slurm" and size == 1:  # such as a shell: a run in it starts its processes itself
+        return RankInfo()
     # A requeued job keeps its number, and ranks of its last start may still be alive.
     launch = (
         f"SLURM job {env['SLURM_JOB_ID']} step {env['SLURM_STEP_ID']} restart {env.get('SLURM_RESTART_COUNT', '0')}"

@@ -57,8 +57,10 @@ def test_other_jobs_steps_and_starts_meet_elsewhere(scontrol, other):
 
 def test_a_step_of_one_task_runs_alone_wherever_its_job_is():
     one = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"}
-    found = find_rank_info(STEP | JOB | one | {"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_STEP_NODELIST": "node5"})
-    assert (found.rank, found.size, found.local_size) == (0, 1, 1)
+    step = STEP | JOB | one | {"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_STEP_NODELIST": "node5"}
+    assert find_rank_info(step) == RankInfo(), "it starts as many processes as it likes"
+    found = find_rank_info(step | {"SUBMITIT_EXECUTOR": "slurm"})
+    assert (found.launcher, found.rank, found.size, found.local_size) == ("submitit", 0, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ class Started:
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(home):
-    """A run that waits for the signal before its time limit, which comes one to two minutes after its start."""
+    """A run that waits for the signal before its time limit, which comes two to three minutes after its start."""
     words = [*SMALL, *LONG, "trainer.max_steps=40", "trainer.precision=fp64", "model.dropout=0"]
-    limit = ["hydra.launcher.timeout_min=3", "hydra.launcher.signal_delay_s=60", "hydra.launcher.cpus_per_task=1"]
+    limit = ["hydra.launcher.timeout_min=4", "hydra.launcher.signal_delay_s=60", "hydra.launcher.cpus_per_task=1"]
     going = Started(home, "limited", *words, *FOUR, *limit, FAULT="0 20 signalled", PYTHONPATH=FAULTS)
     yield going, words
     going.stop()
