@@ -5,30 +5,25 @@ Shapes: B lanes, T tokens of the segment, L layers, D d_model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from tbptt.device import Precision
-from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.checks import check_at_least, check_probabilities
 from tbptt.models.dropout import Dropout
 from tbptt.models.lstm_pieces import run_lstm
-from tbptt.models.protocol import ModelConfig, RecurrentModel, State
-from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from tbptt.models.protocol import State
 from tbptt.models.vocabulary.clusters import ClusteredIds
+from tbptt.models.vocabulary.model import VocabularyConfig, VocabularyModel
 
 
 @dataclass
-class LSTMConfig(ModelConfig):
+class LSTMConfig(VocabularyConfig):
     name: str = "lstm"
     n_layer: int = 2
     d_model: int = 512  # hidden units of every layer
-    d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
-    div_val: int = 1  # the embedding size is divided by this from cluster to cluster
-    cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
-    tie_weight: bool = True  # softmax and embedding share their tables
-    tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all
     dropout: float = 0.0  # on embeddings, between layers and on the last layer's output
     tgt_len: int = 128  # tokens per segment
 
@@ -36,7 +31,6 @@ class LSTMConfig(ModelConfig):
         super().check(vocab_size)
         check_at_least(self, 1, "n_layer", "d_model")
         check_probabilities(self, "dropout")
-        check_vocabulary_settings(self, vocab_size)
 
     def waits_for_starts(self, precision: Precision, device: torch.device) -> bool:
         return True
@@ -47,17 +41,16 @@ class LSTMConfig(ModelConfig):
         return LSTM(self, vocab_size)
 
 
-class LSTM(RecurrentModel):
+class LSTM(VocabularyModel):
     """LSTM language model. The state is (h, c), each (B, L, D), in the dtype of the weights in every precision."""
 
     def __init__(self, config: LSTMConfig, vocab_size: int):
         super().__init__()
         c = config
-        self.embedding = AdaptiveEmbedding(vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val)
+        self.embedding = c.make_embedding(vocab_size)
         # One by one: with several layers, cuDNN draws dropout masks that no checkpoint and no recomputation can repeat.
         self.layers = nn.ModuleList(nn.LSTM(c.d_model, c.d_model, batch_first=True) for _ in range(c.n_layer))
-        tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
-        self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs)
+        self.softmax = c.make_softmax(self.embedding)
         self.d_model, self.drop = c.d_model, Dropout(c.dropout)
         self.reset_parameters()
 
@@ -78,9 +71,6 @@ class LSTM(RecurrentModel):
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
         zeros = self.embedding.tables[0].new_zeros(batch_size, len(self.layers), self.d_model)
         return zeros, zeros.clone()
-
-    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
-        return super().send(ClusteredIds.from_ids(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> None:
         return None

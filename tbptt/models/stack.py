@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tbptt.device import Precision, product_dtype
 from tbptt.errors import UserError
-from tbptt.models.checks import check_at_least, check_probabilities, check_vocabulary_settings
+from tbptt.models.checks import check_at_least, check_probabilities
 from tbptt.models.documents import tokens_since_start
 from tbptt.models.dropout import Dropout
 from tbptt.models.feed_forward import FeedForward, FeedForwardKind
@@ -36,15 +36,15 @@ from tbptt.models.mixers import (
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.kernels import Kernels, fused_obstacle, pick_kernels
 from tbptt.models.norms import Norm, make_norm
-from tbptt.models.protocol import ModelConfig, RecurrentModel, State
-from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from tbptt.models.protocol import State
 from tbptt.models.vocabulary.clusters import ClusteredIds
+from tbptt.models.vocabulary.model import VocabularyConfig, VocabularyModel
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class StackConfig(ModelConfig):
+class StackConfig(VocabularyConfig):
     name: str = "stack"
     n_layer: int = 4
     d_model: int = 128  # size of embeddings and of layers' outputs
@@ -57,11 +57,6 @@ class StackConfig(ModelConfig):
     norm_after: list[str] = field(
         default_factory=list
     )  # mixers whose layers normalise what they add, not what they read
-    d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
-    div_val: int = 1  # the embedding size is divided by this from cluster to cluster
-    cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
-    tie_weight: bool = True  # softmax and embedding share their tables
-    tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all
     scale_embedding: bool = False  # embeddings times sqrt(d_model)
     embedding_scale: float | None = None  # with scale_embedding, the factor in place of sqrt(d_model)
     softmax_bias: bool = False  # a bias for every token
@@ -89,7 +84,6 @@ class StackConfig(ModelConfig):
         super().check(vocab_size)
         check_at_least(self, 1, "n_layer", "d_model", "d_inner")
         check_probabilities(self, "dropout")
-        check_vocabulary_settings(self, vocab_size)
         known = [key for key, value in vars(self).items() if isinstance(value, MixerConfig)]
         if not self.layers or any(name not in known for name in self.layers):
             raise UserError(
@@ -166,7 +160,7 @@ class Block(nn.Module):
         return x_BTD, state
 
 
-class Stack(RecurrentModel):
+class Stack(VocabularyModel):
     """The state is a tuple of the mixers' states, one per layer."""
 
     layers: Any  # a ModuleList of Block
@@ -175,15 +169,10 @@ class Stack(RecurrentModel):
         super().__init__()
         c, self.activation_checkpointing = config, activation_checkpointing
         self.kernels, self.names = c.kernels, [mixer.NAME for mixer in c.mixers()]
-        self.embedding = AdaptiveEmbedding(
-            vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val, c.scale_embedding
-        )
-        if c.embedding_scale is not None:
-            self.embedding.scale = c.embedding_scale
+        self.embedding = c.make_embedding(vocab_size, c.embedding_scale if c.scale_embedding else 1.0)
         self.layers = nn.ModuleList(Block(c, layer) for layer in range(c.n_layer))
         self.final_norm = make_norm(c.norm, c.d_model, c.norm_eps)
-        tie_projs = c.tie_projs if c.tie_projs is not None else [True] * (len(c.cutoffs) + 1)
-        self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs, c.softmax_bias, c.logit_cap)
+        self.softmax = c.make_softmax(self.embedding, c.softmax_bias, c.logit_cap)
         self.drop = Dropout(c.dropout)
         if unused := [name for name in dict.fromkeys(c.layers) if name not in self.names]:
             log.warning("model.n_layer=%s leaves %s of model.layers=%s unused", c.n_layer, unused, list(c.layers))
@@ -207,9 +196,6 @@ class Stack(RecurrentModel):
 
     def initial_state(self, batch_size: int) -> State:
         return tuple(layer.mixer.initial_state(batch_size) for layer in self.layers)
-
-    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
-        return super().send(ClusteredIds.from_ids(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> int | None:
         reaches = [layer.mixer.reach(tgt_len) for layer in self.layers]

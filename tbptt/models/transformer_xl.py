@@ -6,7 +6,7 @@ Shapes: B lanes, T tokens of the segment, M memory positions, K = M + T keys, D 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -26,29 +26,24 @@ from tbptt.models.attention.relative import (
     sinusoid,
 )
 from tbptt.models.attention.remembered import next_remembered, visible_before
-from tbptt.models.checks import check_at_least, check_context, check_probabilities, check_vocabulary_settings
+from tbptt.models.checks import check_at_least, check_context, check_probabilities
 from tbptt.models.documents import tokens_since_start
 from tbptt.models.dropout import Dropout, relu_dropout
-from tbptt.models.protocol import InitialMemory, ModelConfig, RecurrentModel, State
-from tbptt.models.vocabulary.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from tbptt.models.protocol import InitialMemory, State
 from tbptt.models.vocabulary.clusters import ClusteredIds
+from tbptt.models.vocabulary.model import VocabularyConfig, VocabularyModel
 
 NO_ZEROS = "initial_memory=zeros has no meaning for documents that reset the state, which start from the empty memory"
 
 
 @dataclass
-class TransformerXLConfig(ModelConfig):
+class TransformerXLConfig(VocabularyConfig):
     name: str = "transformer_xl"
     n_layer: int = 4
     d_model: int = 256  # size of embeddings and of layers' outputs
     n_head: int = 4  # attention heads
     d_head: int = 64  # size of one
     d_inner: int = 1024  # hidden units of the feed-forward layers
-    d_embed: int | None = None  # embedding size of the first cluster; d_model if not given
-    div_val: int = 1  # the embedding size is divided by this from cluster to cluster
-    cutoffs: list[int] = field(default_factory=list)  # first token ids of all clusters but the first
-    tie_weight: bool = True  # softmax and embedding share their tables
-    tie_projs: list[bool] | None = None  # per cluster: share the projection; default: all but the first
     dropout: float = 0.0  # of embeddings, of what layers add, and of the last output
     dropatt: float = 0.0  # dropout of attention weights
     pre_lnorm: bool = False  # LayerNorm before attention and feed-forward, not after their sums
@@ -60,6 +55,7 @@ class TransformerXLConfig(ModelConfig):
     initial_memory: InitialMemory = InitialMemory.empty  # zeros: mem_len zero vectors that are attended to
     attention: Attention = Attention.auto  # the implementation of relative attention
 
+    TIES_FIRST: ClassVar[bool] = False  # as in the original code
     CONTEXT: ClassVar[tuple[str, ...]] = ("mem_len", "clamp_len", "same_length")
     RESULT_NEUTRAL: ClassVar[tuple[str, ...]] = ("attention",)
 
@@ -67,7 +63,6 @@ class TransformerXLConfig(ModelConfig):
         super().check(vocab_size)
         check_at_least(self, 1, "n_layer", "d_model", "n_head", "d_head", "d_inner")
         check_probabilities(self, "dropout", "dropatt")
-        check_vocabulary_settings(self, vocab_size)
         if self.d_model % 2:
             raise UserError(
                 f"model.d_model={self.d_model} must be even: position embeddings are half sines and half cosines"
@@ -141,7 +136,7 @@ class Layer(nn.Module):
         return self.attention.keys_values(self.attention_norm(x_BTD) if self.pre_lnorm else x_BTD, fused)
 
 
-class TransformerXL(RecurrentModel):
+class TransformerXL(VocabularyModel):
     """The state is a tuple of memories, one (B, M, D) per layer: the last M <= mem_len inputs of that layer.
 
     For inference it holds their keys and values (B, M, 2, H, E) instead, so that each position is projected once.
@@ -149,8 +144,6 @@ class TransformerXL(RecurrentModel):
     """
 
     NOT_MATRICES: ClassVar = ("content_bias_HE", "position_bias_HE")
-    embedding: AdaptiveEmbedding
-    softmax: AdaptiveSoftmax
     inverse_frequency: Tensor
     layers: Any  # a ModuleList of Layer
 
@@ -161,14 +154,13 @@ class TransformerXL(RecurrentModel):
         self.mem_len, self.clamp_len, self.same_length = c.mem_len, c.clamp_len, c.same_length
         self.initial_memory, self.attention = c.initial_memory, c.attention
         self.n_head, self.d_head = c.n_head, c.d_head
-        self.embedding = AdaptiveEmbedding(vocab_size, c.d_embed or c.d_model, c.d_model, c.cutoffs, c.div_val)
+        self.embedding = c.make_embedding(vocab_size)
         self.register_buffer("inverse_frequency", inverse_frequencies(c.d_model), persistent=False)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.n_layer))
         if not c.untie_r:
             self.content_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
             self.position_bias_HE = nn.Parameter(torch.empty(c.n_head, c.d_head))
-        tie_projs = c.tie_projs if c.tie_projs is not None else [i > 0 for i in range(len(c.cutoffs) + 1)]
-        self.softmax = AdaptiveSoftmax(self.embedding, c.d_model, c.tie_weight, tie_projs)
+        self.softmax = c.make_softmax(self.embedding)
         self.drop = Dropout(c.dropout)
         self.reset_parameters()
 
@@ -194,9 +186,6 @@ class TransformerXL(RecurrentModel):
         fused = self._attention() is Attention.fused
         keys_values = (layer.keys_values(memory, fused) for layer, memory in zip(self.layers, state))
         return *keys_values, *state[len(self.layers) :]
-
-    def send(self, ids: Tensor, device: torch.device, multiple: int = 1) -> ClusteredIds:
-        return super().send(ClusteredIds.from_ids(ids, self.embedding.bounds, multiple), device)
 
     def reach(self, tgt_len: int) -> int:
         """Each layer sees mem_len positions further back, rounded up to whole segments."""

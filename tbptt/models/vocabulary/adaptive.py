@@ -22,7 +22,7 @@ from tbptt.models.vocabulary.lookup import TiedLookup
 
 
 class AdaptiveEmbedding(nn.Module):
-    """Token ids -> vectors of size D, scaled by sqrt(D) unless `scaled` is false.
+    """Token ids -> vectors of size D, times `scale`, by default sqrt(D).
 
     As in the original code, there is one projection to D per cluster if `div_val` > 1, else a single one for all
     clusters if `d_embed` differs from D, else none.
@@ -35,10 +35,10 @@ class AdaptiveEmbedding(nn.Module):
         d_model: int,
         cutoffs: Sequence[int],
         div_val: int,
-        scaled: bool = True,
+        scale: float | None = None,
     ):
         super().__init__()
-        self.scale = d_model**0.5 if scaled else 1.0
+        self.scale = d_model**0.5 if scale is None else scale
         self.bounds = cluster_bounds(vocab_size, cutoffs)
         self.d_model = d_model
         self.tied = False  # set by an AdaptiveSoftmax that shares the tables
