@@ -70,7 +70,7 @@ def run_in_world(
         raise
     except Exception as error:
         if reports_errors(error) and (rank_info.rank == 0 or not isinstance(error, RendezvousError)):
-            _record_error(run_dir, describe(error))  # a stranger has no say in the run whose directory it may share
+            _record_error(run_dir, describe(error))  # another launch does not write into this run
         if rank_info.launcher == "submitit":
             # Hydra stores the exception in the job's result, of which only rank 0's is read, and the process would exit
             # with 0: SLURM would record a success.
@@ -210,7 +210,7 @@ def _shared_run_dir(run_dir: Path, world: World) -> Path:
 
 def reports_errors(error: Exception) -> bool:
     """Whether this rank shows the error."""
-    if isinstance(error, RendezvousError):  # it has not met the rank 0 that would speak for it
+    if isinstance(error, RendezvousError):  # it has not met rank 0, which reports errors
         return True
     try:
         rank = find_rank_info().rank

@@ -20,7 +20,7 @@ from tbptt.data.documents.config import HubConfig
 from tbptt.data.documents.hub import download_from_hub
 from tbptt.data.download import download
 from tbptt.data.reading import readable
-from tbptt.data.shared import make_folder, own_place, places
+from tbptt.data.shared import make_folder, own_path, possible_paths
 from tbptt.data.sources import Sources
 from tbptt.errors import UserError
 
@@ -55,13 +55,13 @@ def find_sources(corpus: Corpus, config: DataConfig) -> Sources | None:
     if isinstance(corpus, StandardLibrary):
         return corpus.find(corpus.home)
     if config.path is None:
-        return _find_first(corpus, places(_fetched(config) / "downloaded"))
+        return _find_first(corpus, possible_paths(_fetched(config) / "downloaded"))
     check_path(corpus, config)
     folder = Path(config.path).expanduser()
     found = corpus.find(folder)
     if found is None and corpus.archive:
         stamp = _stamp(folder / corpus.archive.name)
-        unpacked = [place for place in places(_fetched(config) / "unpacked") if _was_unpacked(place, stamp)]
+        unpacked = [path for path in possible_paths(_fetched(config) / "unpacked") if _was_unpacked(path, stamp)]
         found = _find_first(corpus, unpacked)
     return found
 
@@ -73,7 +73,7 @@ def acquire(corpus: Corpus, config: DataConfig) -> Sources:
         return found
     make_folder(_fetched(config))
     if isinstance(config, HubConfig):
-        folder = own_place(_fetched(config) / "downloaded")
+        folder = own_path(_fetched(config) / "downloaded")
         download_from_hub(config, folder)
         found = corpus.find(folder)
         if found is None:
@@ -82,11 +82,11 @@ def acquire(corpus: Corpus, config: DataConfig) -> Sources:
     assert corpus.archive is not None  # otherwise Corpus.check requires data.path, with the corpus's files
     if config.path is not None:
         archive = Path(config.path).expanduser() / corpus.archive.name
-        found = corpus.find(_unpack(archive, corpus, own_place(_fetched(config) / "unpacked")))
+        found = corpus.find(_unpack(archive, corpus, own_path(_fetched(config) / "unpacked")))
         if found is None:
             raise UserError(f"the archive in data.path={config.path} does not contain {corpus.expected()}")
         return found
-    folder = own_place(_fetched(config) / "downloaded")
+    folder = own_path(_fetched(config) / "downloaded")
     _download(corpus, corpus.archive, config.url, folder)
     found = corpus.find(folder)
     if found is None:
@@ -121,7 +121,7 @@ def _download(corpus: Corpus, archive: Archive, url: str | None, folder: Path) -
 def _unpack(archive: Path, corpus: Corpus, folder: Path) -> Path:
     """Unpack the corpus's files from a zip or tar archive into `folder`, which is created atomically."""
     log.info("Unpacking %s", archive)
-    building = own_place(folder.with_name(f"{folder.name}.building"))
+    building = own_path(folder.with_name(f"{folder.name}.building"))
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
@@ -183,10 +183,10 @@ def _download_from_hub(corpus: Corpus, endpoint: str | None, folder: Path) -> No
             f"or give data.path=FOLDER with {corpus.expected()}"
         ) from None
     log.info("Downloading %s from the Hugging Face hub", corpus.title)
-    building = own_place(folder.with_name(f"{folder.name}.building"))
+    building = own_path(folder.with_name(f"{folder.name}.building"))
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    hub = own_place(folder.with_name("hub"))
+    hub = own_path(folder.with_name("hub"))
     for split in SPLITS:
         with open(building / corpus.files[split], "w", encoding="utf-8", newline="\n") as text:
             for name in corpus.hub[split]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from tbptt.data.shared import own_place
+from tbptt.data.shared import own_path
 from tbptt.errors import UserError, full_disk_reported
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def download(
     or size or SHA-256 differ; `target` does not exist then.
     """
     log.info("Downloading %s", url)
-    part = own_place(target.with_name(f"{target.name}.part"))
+    part = own_path(target.with_name(f"{target.name}.part"))
     target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, tries + 1):
         try:

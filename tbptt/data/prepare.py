@@ -24,7 +24,7 @@ from tbptt.data.corpora import corpus_named
 from tbptt.data.corpus import SPLITS, Corpus
 from tbptt.data.prepared import FORMAT, PreparedCorpus, open_prepared
 from tbptt.data.reading import has_mark, readable
-from tbptt.data.shared import make_folder, own_place, places, rights_reported
+from tbptt.data.shared import make_folder, own_path, possible_paths, rights_reported
 from tbptt.data.sources import Sources
 from tbptt.data.writing import write_splits
 from tbptt.errors import UserError, full_disk_reported
@@ -71,7 +71,7 @@ def _open_data_path(config: DataConfig) -> PreparedCorpus | None:
 
 def is_prepared(config: DataConfig) -> bool:
     """Whether the cache has token files of these settings, up to date or not."""
-    return any(place.is_dir() for place in places(_folder(config)))
+    return any(path.is_dir() for path in possible_paths(_folder(config)))
 
 
 def _open_cached(config: DataConfig) -> PreparedCorpus:
@@ -82,10 +82,10 @@ def _open_cached(config: DataConfig) -> PreparedCorpus:
         if prepared := _find_current(config, folder, find_sources(corpus, config), log.debug):
             return prepared
         make_folder(folder.parent)
-        with _one_process_at_a_time(own_place(folder.parent / f"{config.name}.lock")):
+        with _one_process_at_a_time(own_path(folder.parent / f"{config.name}.lock")):
             found = acquire(corpus, config)
             prepared = _find_current(config, folder, found, log.warning)
-            return prepared or open_prepared(_prepare(corpus, config, found, own_place(folder)))
+            return prepared or open_prepared(_prepare(corpus, config, found, own_path(folder)))
 
 
 def _find_current(
@@ -95,14 +95,14 @@ def _find_current(
 
     `report` is called with a message if a prepared corpus is damaged.
     """
-    for place in places(folder):
+    for path in possible_paths(folder):
         try:
-            if place.is_dir() and _is_current(prepared := open_prepared(place), config, found):
+            if path.is_dir() and _is_current(prepared := open_prepared(path), config, found):
                 return prepared
         except PermissionError:
             continue  # another user's, who keeps it to themselves
         except (OSError, ValueError, KeyError) as error:
-            report("%s is damaged (%s): preparing it again", place, error)
+            report("%s is damaged (%s): preparing it again", path, error)
     return None
 
 
@@ -154,7 +154,7 @@ def _have_marks(config: DataConfig, found: Sources) -> bool:
 def _prepare(corpus: Corpus, config: DataConfig, found: Sources, folder: Path) -> Path:
     """Write a prepared corpus to `folder`, which is returned; an interrupted preparation of the same is resumed."""
     log.info("Preparing data=%s (%s level) into %s", config.name, config.level.name, folder)
-    building = own_place(folder.with_name(f"{folder.name}.building"))
+    building = own_path(folder.with_name(f"{folder.name}.building"))
     # Stat before reading: if a source changes meanwhile, the corpus is prepared again next time.
     stats = {split: [part.stat() for part in parts] for split, parts in found.items()}
     plan = json.dumps([FORMAT, config.settings(), stats], sort_keys=True)

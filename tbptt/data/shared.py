@@ -16,14 +16,14 @@ NOT_A_FOLDER = errno.ENOTDIR, errno.EEXIST
 NO_RIGHTS = errno.EACCES, errno.EPERM, errno.EROFS
 
 
-def places(path: Path) -> tuple[Path, Path]:
+def possible_paths(path: Path) -> tuple[Path, Path]:
     """Where a file of the cache may be: under its name, or under that of this user, if the first is another's."""
     return path, path.with_name(f"{path.name}.{os.geteuid()}")
 
 
-def own_place(path: Path) -> Path:
+def own_path(path: Path) -> Path:
     """Where this user writes: under the name itself, unless a file or folder of another user is there."""
-    name, own = places(path)
+    name, own = possible_paths(path)
     return own if name.exists() and name.stat().st_uid != os.geteuid() else name
 
 

@@ -56,7 +56,7 @@ class FailureMonitor:
         self.connections: dict[int, socket.socket] = {}
         self.names = {rank: f"rank {rank} on {host}" for rank, host in enumerate(world.gather(socket.gethostname()))}
         server = socket.create_server(("", 0)) if world.is_main else None
-        token = secrets.token_bytes(16)  # a stranger that connects does not know it
+        token = secrets.token_bytes(16)  # which processes of other launches do not know
         port, token = world.broadcast((server.getsockname()[1] if server else 0, token))
         if server:
             self._accept_ranks(server, token)

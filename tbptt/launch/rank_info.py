@@ -25,7 +25,7 @@ class RankInfo:
     local_size: int = 1
     address: str = "127.0.0.1"  # of rank 0
     port: int = 0
-    launch: str = ""  # what was started together, as messages name it: the ranks of another launch are strangers
+    launch: str = ""  # names what was started together, in messages too; ranks of other launches cannot join
     store_is_open: bool = False  # the launcher serves the TCPStore at the port, instead of rank 0
 
     @property

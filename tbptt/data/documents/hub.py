@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tbptt.data.documents.config import HubConfig
 from tbptt.data.documents.corpora import NAMES
 from tbptt.data.documents.pieces import no_text
-from tbptt.data.shared import own_place
+from tbptt.data.shared import own_path
 from tbptt.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def download_from_hub(config: HubConfig, folder: Path) -> None:
     UserError if the data set cannot be had, or has no such split or text.
     """
     log.info("Downloading %s from the Hugging Face hub", config.repo)
-    building = own_place(folder.with_name(f"{folder.name}.building"))
+    building = own_path(folder.with_name(f"{folder.name}.building"))
     data_set = _open(config)
     for split, name in _split_names(config, list(data_set)).items():
         try:
