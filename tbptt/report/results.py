@@ -15,6 +15,7 @@ from tbptt.files import replacing
 
 RESULTS = "results.json"
 ERROR = "error.txt"
+MEASURES = ("loss", "loss_base2", "ppl", "bpc", "word_ppl", "bits_per_byte", "best_valid_loss")
 log = logging.getLogger(__name__)
 _begun: set[Path] = set()  # the run directories that starts in this process have taken over
 
@@ -39,7 +40,7 @@ def begin(run_dir: Path, is_main: bool) -> None:
 def read_results(run_dir: Path) -> dict[str, Any]:
     """The results in `run_dir`; empty if there are none. PermissionError if they may not be read."""
     try:
-        return json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
+        return json.loads((run_dir / RESULTS).read_text(encoding="utf-8"), object_hook=_with_nan)
     except PermissionError:
         raise
     except (OSError, ValueError):
@@ -57,10 +58,25 @@ def why_incomparable(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_results(results: dict[str, Any], run_dir: Path) -> None:
+    """Numbers that are not finite, which JSON does not have, become null."""
     with replacing(run_dir / RESULTS, "hydra.run.dir") as new:
-        new.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        new.write_text(json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (run_dir / ERROR).unlink(missing_ok=True)
     log.info("Results: %s", run_dir / RESULTS)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a JSON object, NaN for a measure that is null."""
+    measures = {key for key in entries if key.removeprefix("dynamic_") in MEASURES}
+    return {key: math.nan if value is None and key in measures else value for key, value in entries.items()}
 
 
 def read_error(run_dir: Path) -> str:

@@ -2,12 +2,13 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from tbptt.report.members import Member, forget_members, members_in, record_member, settings_of
-from tbptt.report.results import begin, objective, read_error, write_error, write_results
+from tbptt.report.results import begin, objective, read_error, read_results, write_error, write_results
 from tbptt.report.sweep import report_sweeps
 
 RESULTS = {"level": "byte", "vocabulary": "A", "loss": 2.0, "ppl": 7.4, "bpc": 2.9, "tokens": 9}
@@ -118,3 +119,18 @@ def test_settings_are_read_as_hydra_reads_them():
 def test_a_search_minimises_a_number_that_can_be_compared(tmp_path, results, expected):
     write_results(results, tmp_path)
     assert objective(tmp_path) == expected
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_results_that_are_not_finite_are_json_and_come_back(tmp_path, loss):
+    train = {"best_valid_loss": loss, "steps": 3}
+    write_results({"loss": loss, "ppl": 2.0, "signal": None, "train": train}, tmp_path)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    kept = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert kept == {"loss": None, "ppl": 2.0, "signal": None, "train": {"best_valid_loss": None, "steps": 3}}
+    back = read_results(tmp_path)
+    assert math.isnan(back["loss"]) and math.isnan(back["train"]["best_valid_loss"]) and back["signal"] is None
+    assert objective(tmp_path) == math.inf
