@@ -21,9 +21,9 @@ import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tbptt.cli.config import Config, Task, typed
+from tbptt.cli.config import Config, typed
+from tbptt.cli.devices import process_count, rank_device, runs_in_parallel
 from tbptt.cli.directories import result_settings
-from tbptt.device import keep_freed_memory, pick_device
 from tbptt.errors import UserError
 from tbptt.launch.failure_monitor import FailureMonitor, RankFailure, describe
 from tbptt.launch.local import run_local_ranks
@@ -32,7 +32,6 @@ from tbptt.launch.rendezvous import RendezvousError, meet
 from tbptt.launch.stopping import Stopped, requeue
 from tbptt.launch.world import World
 from tbptt.report.results import ERROR, write_error
-from tbptt.threads import share_cores
 
 log = logging.getLogger(__name__)
 ERROR_FILE = "TBPTT_ERROR_FILE"  # the variable that names the file in which the ranks of this machine give their error
@@ -90,64 +89,6 @@ def escape_what_the_screen_lacks() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def runs_in_parallel(config: Config) -> bool:
-    """Whether several processes share the task. Dynamic evaluation and generation run in one process."""
-    return config.task is Task.train or (config.task is Task.eval and not config.eval.dynamic.enabled)
-
-
-def process_count(config: Config, rank_info: RankInfo) -> int:
-    """How many processes to start: 1 if a launcher has started them already. UserError if settings contradict it."""
-    devices, lanes = config.trainer.devices, config.data.batch_size
-    if rank_info.launcher and devices not in (None, rank_info.size, rank_info.local_size):
-        raise UserError(
-            f"trainer.devices={devices}, but {rank_info.launcher} started {rank_info.size} processes: do not set "
-            "trainer.devices"
-        )
-    device, visible = pick_device(config.trainer.device), torch.cuda.device_count()
-    one_task_many_gpus = (
-        rank_info.launcher == "submitit" and rank_info.size == 1 and device.type == "cuda" and visible > 1
-    )
-    if one_task_many_gpus and devices is None and runs_in_parallel(config):
-        raise UserError(
-            f"this job has one task for {visible} GPUs: use one task per GPU (hydra.launcher.tasks_per_node={visible})"
-        )
-    if device.type == "cuda" and rank_info.local_size > visible > 1:
-        raise UserError(
-            f"{rank_info.local_size} processes on this machine share {visible} GPUs: start one process per GPU"
-        )
-    if device.index is not None and max(rank_info.local_size, devices or 1) > 1:
-        raise UserError(
-            f"trainer.device={config.trainer.device} names one GPU for {max(rank_info.local_size, devices or 1)} "
-            "processes: use trainer.device=cuda, and CUDA_VISIBLE_DEVICES to choose the GPUs"
-        )
-    count = devices or (visible if device.type == "cuda" and device.index is None else 1)
-    if not rank_info.launcher and device.type == "cuda" and count > visible:
-        raise UserError(f"trainer.devices={count}, but this machine has {visible} visible GPUs: use {visible} or fewer")
-    requested = max(rank_info.size, devices or 1)
-    if config.task is Task.train and requested > lanes:
-        raise UserError(
-            f"data.batch_size={lanes} lanes are too few for {requested} processes: use at most {lanes}, or more lanes"
-        )
-    if rank_info.launcher or not runs_in_parallel(config):
-        return 1
-    return min(count, lanes) if config.task is Task.train else count
-
-
-def rank_device(config: Config, rank_info: RankInfo) -> torch.device:
-    """The device of this rank: its GPU among the visible ones, or the device set by trainer.device."""
-    device = pick_device(config.trainer.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-        share_cores()
-    if device.type != "cuda":
-        return device
-    if device.index is None or rank_info.size > 1:
-        device = torch.device("cuda", rank_info.local_rank if torch.cuda.device_count() > 1 else 0)
-    torch.cuda.set_device(device)
-    torch.backends.cudnn.allow_tf32 = False  # torch's default for LSTMs, though not for other products
-    return device
 
 
 @contextmanager

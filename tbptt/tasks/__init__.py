@@ -15,9 +15,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from tbptt.cli.config import Config, Task, typed
+from tbptt.cli.devices import process_count
 from tbptt.cli.directories import check_writable, words_of
 from tbptt.cli.errors import exit_on_user_errors
-from tbptt.cli.processes import process_count, run_in_world
+from tbptt.cli.processes import run_in_world
 from tbptt.cli.search import check_sweeper
 from tbptt.device import Precision, cpu_has_bf16, pick_device
 from tbptt.errors import UserError, denied_files_reported, full_disk_reported

@@ -12,8 +12,8 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 
 from tbptt.cli.config import Config, as_dict
+from tbptt.cli.devices import runs_in_parallel
 from tbptt.cli.directories import words_of
-from tbptt.cli.processes import runs_in_parallel
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.device import Precision, autocast
 from tbptt.errors import UserError

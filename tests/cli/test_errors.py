@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tbptt import tasks
 from tbptt.cli.config import Task, text_keys
+from tbptt.cli.devices import process_count
 from tbptt.cli.errors import one_sentence_errors, sentence
-from tbptt.cli.processes import process_count
 from tbptt.cli.quoting import quote_texts
 from tbptt.device import Precision
 from tbptt.errors import UserError
