@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config
-from tbptt.models.mixers.chunks import channel_decay_attention
+from tbptt.models.mixers.channel_decay import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.kernels import FUSED, Kernels, Recurrence, fused
 from tbptt.models.protocol import detach

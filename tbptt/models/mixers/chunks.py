@@ -2,6 +2,8 @@
 
     S_t = decay_t S_(t-1) + k_t v_t^T,   o_t = S_t^T q_t
 
+What the forms of several recurrences share.
+
 Shapes: B lanes, H heads, T tokens, K and V sizes of keys and values, N chunks of C tokens. States (B, H, K, V).
 Decays are given by their logarithms, which are at most 0: only differences c_i - c_j <= 0 of their sums are ever
 exponentiated, so that nothing overflows however fast a state is forgotten. Where a document starts (documents.py), what
@@ -131,24 +133,11 @@ def carry(S_BHKV: Tensor, kept_BHN: Tensor, added_BHNKV: Tensor) -> tuple[Tensor
     return torch.stack(starts, 2), S_BHKV
 
 
-def channel_decay_attention(
-    q_BHTK: Tensor,
-    k_BHTK: Tensor,
-    v_BHTV: Tensor,
-    log_decay_BHTK: Tensor,
-    S_BHKV: Tensor,
-    chunk: int,
-    since_BT: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The recurrence with a decay for every channel of the keys (GLA, Yang et al. 2023): outputs, final state.
+def log_decay_gradient(o: Tensor, do: Tensor, v: Tensor, dv: Tensor, S_dS: Tensor) -> Tensor:
+    """Of log decays (B, H, N, C), from outputs and values (B, H, N, C, V), their gradients, and S dS (B, H, N, 1).
 
-    The usual chunk form multiplies q e^(c - r) by k e^(r - c), and overflows in float32 where a channel decays fast.
-    Here every pair of tokens of a chunk has its own factor, which is never above 1: C times as many exponentials.
+    Of the sums c_t of log decays in a chunk: S_t is e^(c_t) times a matrix that meets them only in v_t e^(-c_t). S
+    scaled at the start of the chunk is the same as decayed at its first token: all of them together are S dS.
     """
-    T = q_BHTK.shape[2]
-    q, k, v = (split_chunks(x, chunk) for x in (q_BHTK, k_BHTK, v_BHTV))
-    decays = LogDecays(split_chunks(log_decay_BHTK, chunk), document_starts(since_BT, chunk))
-    inside = torch.einsum("bhnik,bhnjk,bhnijk->bhnij", q, k, factors(decays.between())) @ v
-    added = (k * factors(decays.to_end())).transpose(-1, -2) @ v
-    starts, S_BHKV = carry(S_BHKV, factors(decays.across()), added)
-    return join_chunks(inside + (q * factors(decays.from_start())) @ starts, T), S_BHKV
+    dc = (o * do).sum(-1) - (v * dv).sum(-1)
+    return S_dS + dc - dc.cumsum(-1)

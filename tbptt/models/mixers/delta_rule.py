@@ -24,7 +24,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tbptt.models.mixers.chunks import LogDecays, document_starts, factors, heads_last, join_chunks, split_chunks
+from tbptt.models.mixers.chunks import (
+    LogDecays,
+    document_starts,
+    factors,
+    heads_last,
+    join_chunks,
+    log_decay_gradient,
+    split_chunks,
+)
 
 SMALLEST_BETA = 1e-20  # the gradient of beta is divided by it; far below what rounding leaves
 
@@ -120,10 +128,8 @@ class GatedDeltaRule(torch.autograd.Function):
             torch.neg(minus_dv.unflatten(0, heads), out=dv_n)
             y_dv_n.copy_((c.y * minus_dv).sum(-1).neg_().unflatten(0, heads))
             S_dS_n.copy_((c.S * dS).sum((1, 2)).view(*heads, 1))
-        # Of the sums c_t of log decays in a chunk: S_t is e^(c_t) times a matrix that meets them only in v_t e^(-c_t).
-        # S scaled at the start is the same as decayed at the first token: all of them together are S dS.
-        dc = (o_BHNCV * do_BHNCV).sum(-1) - (v_BHNCV * dv).sum(-1)
-        return dq, dk, dv, S_dS + dc - dc.cumsum(-1), y_dv / b, dS.view_as(dS_BHKV), None
+        d_log_decay = log_decay_gradient(o_BHNCV, do_BHNCV, v_BHNCV, dv, S_dS)
+        return dq, dk, dv, d_log_decay, y_dv / b, dS.view_as(dS_BHKV), None
 
 
 def halves(x_PRK: Tensor) -> Tensor:

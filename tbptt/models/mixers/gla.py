@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tbptt.models.mixers.chunks import channel_decay_attention
+from tbptt.models.mixers.channel_decay import channel_decay_attention
 from tbptt.models.mixers.initialisation import init_linear
 from tbptt.models.mixers.protocol import Mixer, MixerConfig
 from tbptt.models.norms import rms_norm

@@ -1,6 +1,6 @@
 """Choice of how a mixer's recurrence is computed: plain PyTorch, the definition, or fused Triton kernels.
 
-Plain forms are in chunks.py, scalar_decay.py and delta_rule.py. The kernels are those of flash-linear-attention
+Plain forms are in channel_decay.py, scalar_decay.py and delta_rule.py. The kernels are those of flash-linear-attention
 (fla-core), an optional dependency that is imported at the first use.
 
 Shapes: B lanes, H heads, T tokens, K and V sizes of keys and values. The kernels take heads after tokens.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tbptt.models.mixers.chunks import channel_decay_attention
+from tbptt.models.mixers.channel_decay import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.scalar_decay import scalar_decay_attention
 

@@ -93,7 +93,7 @@ class Mixer(nn.Module):
         return pick_kernels(self.kernels, self.kernel_sizes, x.device, matmul_dtype(x))
 
     def recurrence(self, plain: Recurrence, x: Tensor) -> Recurrence:
-        """`plain`, a function of chunks.py or delta_rule.py, or kernels in its place."""
+        """`plain`, a function of channel_decay.py, scalar_decay.py or delta_rule.py, or kernels in its place."""
         return fused(plain, matmul_dtype(x)) if self.kernels_for(x) is Kernels.fused else plain
 
     def chunk(self, x_BTD: Tensor) -> int:

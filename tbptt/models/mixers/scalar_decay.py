@@ -23,7 +23,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tbptt.models.mixers.chunks import LogDecays, carry, document_starts, factors, heads_last, join_chunks, split_chunks
+from tbptt.models.mixers.chunks import (
+    LogDecays,
+    carry,
+    document_starts,
+    factors,
+    heads_last,
+    join_chunks,
+    log_decay_gradient,
+    split_chunks,
+)
 
 
 def scalar_decay_attention(
@@ -133,9 +142,7 @@ class ScalarDecay(torch.autograd.Function):
             dk_n.copy_(d_keys.unflatten(0, (B, G)))
             dS = (dS * c.kept).flatten(2).baddbmm_(c.q.mT, f_do).view(dS.shape)
             S_dS_n.copy_((c.S * dS).sum((1, 3)).view(B, H))
-        # As of the delta rule: v_t meets the sums c_t of log decays as v_t e^(-c_t) alone, o_t as o_t e^(c_t).
-        dc = (o_BHNCV * do_BHNCV).sum(-1) - (v_BHNCV * dv).sum(-1)
-        d_log_decay = S_dS.permute(1, 2, 0).unsqueeze(-1) + dc - dc.cumsum(-1)
+        d_log_decay = log_decay_gradient(o_BHNCV, do_BHNCV, v_BHNCV, dv, S_dS.permute(1, 2, 0).unsqueeze(-1))
         return dq, dk, dv, d_log_decay, dS.unflatten(0, (B, G)).transpose(2, 3).flatten(1, 2), None
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tbptt.models.mixers.chunks import channel_decay_attention
+from tbptt.models.mixers.channel_decay import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.low_rank_decay import low_rank_decay
 from tbptt.models.mixers.mlstm import mlstm_cell

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tbptt.models.documents import tokens_since_start
-from tbptt.models.mixers.chunks import channel_decay_attention
+from tbptt.models.mixers.channel_decay import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.low_rank_decay import low_rank_decay
 from tbptt.models.mixers.mlstm import mlstm_cell

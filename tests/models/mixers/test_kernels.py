@@ -12,7 +12,7 @@ from tbptt.device import Precision
 from tbptt.errors import UserError
 from tbptt.models.documents import tokens_since_start
 from tbptt.models.mixers import GatedDeltaConfig, GLAConfig, Mamba2Config, kernels
-from tbptt.models.mixers.chunks import channel_decay_attention
+from tbptt.models.mixers.channel_decay import channel_decay_attention
 from tbptt.models.mixers.delta_rule import gated_delta_rule
 from tbptt.models.mixers.kernels import FUSED, Kernels, fused, pick_kernels
 from tbptt.models.mixers.scalar_decay import scalar_decay_attention
