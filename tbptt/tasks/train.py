@@ -40,7 +40,9 @@ from tbptt.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 20.0  # that a run which was told to stop waits for its loggers: a cluster kills it soon
+# How long a run waits for its loggers:
+STOP_SECONDS = 20.0  # when it was told to stop, because a cluster kills it soon
+END_SECONDS = 1200.0  # at its end, where other ranks wait for rank 0 (COLLECTIVE_TIMEOUT)
 
 __all__ = ["check", "run", "unused_settings"]
 
@@ -71,7 +73,7 @@ def _train(config: Config, run_dir: Path, world: World) -> None:
     if world.is_main:
         _report(run, results)
         show_results(logger, run_dir, trainer.step)
-    logger.close()  # after the results are written: wandb may wait for the network
+    logger.close(END_SECONDS)  # after the results are written: wandb may wait for the network
 
 
 def _begin(config: Config, run_dir: Path, world: World) -> tuple[Run, Trainer, LoopState] | None:
