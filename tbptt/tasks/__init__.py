@@ -61,6 +61,7 @@ class CheckConfig(Callback):
     """Checks the configuration of a single run before Hydra creates its run directory."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # as for the checks of a run, a little later
         composed = config.copy()
         composed._set_flag("struct", False)
         composed.pop("hydra")

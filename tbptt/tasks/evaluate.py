@@ -27,7 +27,14 @@ from tbptt.report.logger import log_results
 from tbptt.report.positions import POSITIONS
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, refuse_training_run, write_results
-from tbptt.tasks.loading import TrainedModel, check_trained, corpus_to_score, open_trained, require_checkpoint
+from tbptt.tasks.loading import (
+    TrainedModel,
+    check_trained,
+    corpus_to_score,
+    data_to_score,
+    open_trained,
+    require_checkpoint,
+)
 from tbptt.tasks.scoring import check_losses_file, documents_that_reset, losses_file, score_split, unused_by_pieces
 
 log = logging.getLogger(__name__)
@@ -52,7 +59,9 @@ def check(config: Config) -> None:
             "eval/dynamic=sgd"
         )
     check_losses_file(config)
-    check_trained(config)
+    checkpoint = check_trained(config)
+    if not config.data.is_one_text and HydraConfig.initialized():
+        data_to_score(config, checkpoint, words_of(HydraConfig.get().overrides.task))
 
 
 def unused_settings(config: Config) -> dict[str, str]:

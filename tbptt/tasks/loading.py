@@ -57,10 +57,11 @@ def require_checkpoint(config: Config) -> Path:
     return locate_checkpoint(config.checkpoint)
 
 
-def check_trained(config: Config) -> None:
+def check_trained(config: Config) -> Checkpoint:
     """UserError if there is no checkpoint, or the settings of `eval` or `trainer` do not fit its model."""
     checkpoint = Checkpoint.open(require_checkpoint(config), verify=[INFO])
     _trained_config(config, checkpoint, pick_device(config.trainer.device))
+    return checkpoint
 
 
 def _trained_config(config: Config, checkpoint: Checkpoint, device: torch.device) -> ModelConfig:
@@ -115,11 +116,7 @@ def corpus_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[
         path = Path(str(config.data.path)).expanduser()
         log.info("Reading %s with the vocabulary of the run", path)
         return open_own_text(path, config.eval.split.name, _kept_language(checkpoint))
-    given = config.data.path
-    if config.data.name == "text" and not (given and Path(given).expanduser().exists()):
-        problem = "needs data.path=FILE" if given is None else f"found no data.path={given}"
-        raise UserError(f"data=text {problem}: give a text to score, or a folder with train.txt, valid.txt, test.txt")
-    corpus = open_corpus(_data(config, checkpoint, overrides))
+    corpus = open_corpus(data_to_score(config, checkpoint, overrides))
     checkpoint.check_vocabulary(corpus.identity())
     _warn_of_another_text(corpus, checkpoint, overrides)
     return corpus
@@ -150,8 +147,12 @@ def _kept_language(checkpoint: Checkpoint) -> Language:
     return load_language(checkpoint.run_dir, sha256, lower=bool(data and data["lower"]))
 
 
-def _data(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> DataConfig:
-    """The corpus settings of the checkpoint, changed or replaced by those of the command line."""
+def data_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[str]) -> DataConfig:
+    """The corpus settings of the checkpoint, changed or replaced by those of the command line. UserError if invalid."""
+    path = config.data.path
+    if config.data.name == "text" and not (path and Path(path).expanduser().exists()):
+        problem = "needs data.path=FILE" if path is None else f"found no data.path={path}"
+        raise UserError(f"data=text {problem}: give a text to score, or a folder with train.txt, valid.txt, test.txt")
     given, trained = _data_overrides(overrides), checkpoint.info["config"]["data"]
     if any(override.key_or_group == "data" for override in given):
         return _checked(config.data)

@@ -118,6 +118,9 @@ def test_losses_of_every_token_are_kept_and_members_of_a_sweep_do_not_share_them
     run(home, *words, "eval.save_losses=losses", "hydra.run.dir=kept")
     assert kept.stat().st_size == size
     shared = f"eval.save_losses={home / 'shared'}"
+    run(home, *words, shared, "hydra.run.dir=elsewhere")
+    assert (home / "shared").stat().st_size == size
+    (home / "shared").unlink()
     printed = run(home, "-m", *words, "eval.mem_len=4,8", shared, "hydra.sweep.dir=sharing", code=1)
     assert "would be written by every member of the sweep" in printed and not (home / "shared").exists()
     printed = run(home, "-m", *SMALL, "seed=1,2", shared, "hydra.sweep.dir=untrained", code=1)
@@ -176,6 +179,12 @@ def test_a_wrong_command_writes_nothing(home, tmp_path, words):
     assert printed.returncode == 1 and printed.stdout == ""
     assert printed.stderr.startswith("Error: ") and printed.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", ["data.workers=-3", "data=text", "data=wikitext2 data.path=nowhere"])
+def test_an_evaluation_of_wrong_data_writes_nothing(home, trained, wrong):
+    printed = run(home, "task=eval", "checkpoint=trained", *wrong.split(), "hydra.run.dir=nothing", code=1)
+    assert printed.startswith("Error: ") and wrong.split()[-1] in printed and not (home / "nothing").exists()
 
 
 def test_another_model_or_corpus_is_refused_with_what_differs(home, trained):
