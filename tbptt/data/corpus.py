@@ -61,14 +61,14 @@ class Corpus:
             )
         if config.documents and not self.document:
             raise UserError(f"the text of data={config.name} does not show documents: remove data.documents=true")
-        if config.path is None and not self.has_home():
+        if config.path is None and not self.can_download():
             raise UserError(f"data={config.name} needs data.path=FOLDER, a folder with {self.expected()}")
         if config.path is not None and not Path(config.path).expanduser().exists():
             raise UserError(f"data.path={config.path} does not exist: it must be a folder with {self.expected()}")
         if config.path is not None and Path(config.path).expanduser().is_dir():
             os.scandir(Path(config.path).expanduser()).close()  # `glob` takes a folder that may not be read as empty
 
-    def has_home(self) -> bool:
+    def can_download(self) -> bool:
         """Whether it can be downloaded."""
         return self.archive is not None
 

@@ -30,7 +30,7 @@ class Stored:
     def joined_shape(self, shapes: Mapping[str, torch.Size]) -> torch.Size:
         own = [shapes[name] for name in self.parameters]
         joined = torch.Size((sum(shape[0] for shape in own), *own[0][1:]))
-        return joined if self.shape is None else torch.empty(joined).reshape(self.shape).shape
+        return joined if self.shape is None else torch.empty(joined, device="meta").reshape(self.shape).shape
 
     def split(self, tensor: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """The inverse of `join`, of a tensor with the shape that `join` gives."""

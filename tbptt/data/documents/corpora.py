@@ -62,7 +62,7 @@ class HubDataset(DocumentFiles):
         if config.path is None and isinstance(config, HubConfig) and not config.repo:
             raise UserError(f"data={config.name} needs data.repo=OWNER/NAME, a data set of the Hugging Face hub")
 
-    def has_home(self) -> bool:
+    def can_download(self) -> bool:
         return True
 
 
