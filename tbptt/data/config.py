@@ -62,7 +62,8 @@ class DataConfig:
             raise UserError("data.vocabulary cannot be combined with data.min_count or data.max_vocab")
         if self.level is Level.byte and (self.lower or self.min_count > 1 or self.max_vocab or self.vocabulary):
             raise UserError(
-                "data.level=byte always uses all 256 bytes: remove data.lower and other vocabulary settings"
+                "data.level=byte always uses all 256 bytes: remove data.lower, data.min_count, data.max_vocab and "
+                "data.vocabulary"
             )
         if self.level is Level.bpe and (self.min_count > 1 or self.max_vocab):
             raise UserError("data.level=bpe is sized by data.bpe_size: remove data.min_count and data.max_vocab")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -79,6 +79,18 @@ class StackConfig(VocabularyConfig):
     def mixers(self) -> list[MixerConfig]:
         """The configuration of every layer's mixer."""
         return [getattr(self, self.layers[layer % len(self.layers)]) for layer in range(self.n_layer)]
+
+    def unused_settings(self) -> list[str]:
+        """Settings of mixers that no layer is, as they are typed."""
+        others = (
+            part for part in vars(self).values() if isinstance(part, MixerConfig) and part.NAME not in self.layers
+        )
+        return [
+            f"model.{mixer.NAME}.{each.name}={getattr(mixer, each.name)}"
+            for mixer in others
+            for each in fields(mixer)
+            if getattr(mixer, each.name) != getattr(type(mixer)(), each.name)
+        ]
 
     def check(self, vocab_size: int | None) -> None:
         super().check(vocab_size)

@@ -25,8 +25,9 @@ from tbptt.errors import UserError, denied_files_reported, full_disk_reported
 from tbptt.launch.rank_info import find_rank_info
 from tbptt.launch.world import World
 from tbptt.models.compilation import check_compiler
-from tbptt.report.results import ERROR, objective
+from tbptt.report.results import ERROR, objective, refuse_training_run
 from tbptt.tasks import evaluate, export_model, generate, import_model, prepare, train
+from tbptt.tasks.train_run import check_same_settings
 from tbptt.training.checkpoints import locate_checkpoint
 from tbptt.training.config import TrainerConfig
 
@@ -70,6 +71,7 @@ class CheckConfig(Callback):
             check(checked)
             process_count(checked, find_rank_info())
             check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
+            check_run_dir(checked, Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with exit_on_user_errors():
@@ -106,6 +108,14 @@ def check(config: Config) -> None:
     if config.checkpoint is not None:
         locate_checkpoint(config.checkpoint)
     TASKS[config.task].check(config)
+
+
+def check_run_dir(config: Config, run_dir: Path) -> None:
+    """UserError if the directory holds another run, as far as that shows before a corpus or a model is read."""
+    if config.task is Task.train:
+        check_same_settings(config, run_dir)
+    elif config.task in (Task.eval, Task.generate):
+        refuse_training_run(run_dir)
 
 
 def settings_without_effect(config: Config, overrides: list[str]) -> list[str]:

@@ -13,11 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 
 from tbptt.cli.config import Config, as_dict
 from tbptt.cli.devices import runs_in_parallel
-from tbptt.cli.directories import words_of
+from tbptt.cli.directories import without_neutral, words_of
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.device import Precision, autocast
 from tbptt.errors import UserError
-from tbptt.evaluation.config import BurnIn
+from tbptt.evaluation.config import BurnIn, EvalConfig
 from tbptt.evaluation.dynamic import score_dynamically
 from tbptt.evaluation.dynamic_config import RMSDynamicConfig
 from tbptt.evaluation.units import loss_units, original_units
@@ -35,7 +35,14 @@ from tbptt.tasks.loading import (
     open_trained,
     require_checkpoint,
 )
-from tbptt.tasks.scoring import check_losses_file, documents_that_reset, losses_file, score_split, unused_by_pieces
+from tbptt.tasks.scoring import (
+    check_losses_file,
+    documents_that_reset,
+    losses_file,
+    remind,
+    score_split,
+    unused_by_pieces,
+)
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +109,7 @@ def _evaluate(config: Config, run_dir: Path, world: World) -> None:
     already_scored = read_results(run_dir).get("scored") == inputs and all(map(Path.is_file, files))
     if world.broadcast(already_scored):
         log.info("Already scored: %s; delete it to score again", run_dir / RESULTS)
+        remind(run_dir)
         return
     begin(run_dir, world.is_main)
     log.info("Evaluating %s (step %s)", trained.checkpoint.folder, f"{trained.checkpoint.info['step']:,}")
@@ -123,7 +131,7 @@ def _inputs(config: Config, trained: TrainedModel, corpus: PreparedCorpus) -> di
         "checkpoint": trained.checkpoint.identifier(),
         "precision": config.trainer.precision.name,
         "text": hashlib.sha256(corpus.splits[config.eval.split.name].data).hexdigest(),
-        "eval": as_dict(config.eval),
+        "eval": without_neutral(EvalConfig, as_dict(config.eval)),
     }
 
 

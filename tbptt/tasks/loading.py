@@ -115,6 +115,8 @@ def corpus_to_score(config: Config, checkpoint: Checkpoint, overrides: Sequence[
     if config.data.is_one_text:
         path = Path(str(config.data.path)).expanduser()
         log.info("Reading %s with the vocabulary of the run", path)
+        if path.suffix in (".json", ".jsonl"):
+            log.warning("%s is read as plain text, its JSON included; data=documents reads the documents in it", path)
         return open_own_text(path, config.eval.split.name, _kept_language(checkpoint))
     corpus = open_corpus(data_to_score(config, checkpoint, overrides))
     checkpoint.check_vocabulary(corpus.identity())

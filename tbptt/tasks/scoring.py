@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from tbptt.evaluation.units import loss_units, original_units
 from tbptt.launch.world import World
 from tbptt.models import ModelConfig, RecurrentModel
 from tbptt.report.compressors import compressed_bits_per_byte
-from tbptt.report.positions import TRAINED, forget_positions, write_positions
+from tbptt.report.metrics import METRICS
+from tbptt.report.positions import POSITIONS, TRAINED, forget_positions, write_positions
 from tbptt.report.progress import progress
+from tbptt.report.results import ERROR, RESULTS, read_results
 from tbptt.training.config import ResetState
 
 log = logging.getLogger(__name__)
+OWN_FILES = {RESULTS, METRICS, ERROR, POSITIONS, "vocabulary.json", "tokenizer.json", "curves.png", "positions.png"}
 
 
 def score_split(
@@ -84,6 +88,13 @@ def score_split(
     return results
 
 
+def remind(run_dir: Path) -> None:
+    """Log the loss that the results of `run_dir` have."""
+    results = read_results(run_dir)
+    if "loss" in results and "ppl" in results:
+        log.info("Loss (base 2): %.4f, Perplexity: %.2f", results["loss"] / math.log(2), results["ppl"])
+
+
 def check_context(config: EvalConfig, model: ModelConfig) -> None:
     """UserError for settings of `eval` that the model cannot be evaluated with."""
     model.check_eval(config.context())
@@ -91,8 +102,11 @@ def check_context(config: EvalConfig, model: ModelConfig) -> None:
 
 
 def check_losses_file(config: Config) -> None:
-    """UserError if all members of a sweep would write the file of eval.save_losses."""
+    """UserError if all members of a sweep would write the file of eval.save_losses, or it is one of the run's own."""
     path = Path(config.eval.save_losses or "").expanduser()
+    for name in (path.name, f"{path.name}.json"):
+        if config.eval.save_losses and (name in OWN_FILES or name.startswith("run.")):
+            raise UserError(f"eval.save_losses={path} would overwrite {name} of the run: choose another name")
     if path.is_absolute() and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise UserError(
             f"eval.save_losses={path} would be written by every member of the sweep: give a relative path, which "
@@ -128,8 +142,8 @@ def documents_that_reset(config: Config, corpus: PreparedCorpus, split: str, tra
     if split not in corpus.documents:
         if config.eval.reset_state is None:
             return None
-        name = config.data.name
-        raise UserError(f"eval.reset_state=document needs documents, and data={name} is read as one text without any")
+        title = corpus.meta["title"]
+        raise UserError(f"eval.reset_state=document needs documents, and {title} is read as one text without any")
     return corpus.documents[split]
 
 

@@ -30,7 +30,7 @@ from tbptt.report.metrics import METRICS, MetricsFile, read_metrics
 from tbptt.report.progress import progress
 from tbptt.report.results import RESULTS, begin, read_results, write_results
 from tbptt.tasks.loading import on_every_rank
-from tbptt.tasks.scoring import score_split
+from tbptt.tasks.scoring import remind, score_split
 from tbptt.tasks.train_run import Run, identity
 from tbptt.tasks.train_settings import check, questionable_settings, unused_settings
 from tbptt.training.checkpoints import Checkpoint, Checkpoints, find_checkpoint
@@ -104,6 +104,7 @@ def _is_finished(run: Run) -> bool:
     if steps < run.config.trainer.max_steps:
         return False
     log.info("This run is finished: %s", run.folder / RESULTS)
+    remind(run.folder)
     log.info("To train again, delete %s, or choose another seed= or hydra.run.dir=", run.folder)
     return True
 
@@ -125,7 +126,12 @@ def _build_trainer(run: Run) -> Trainer:
     else:
         lanes = Lanes.cut(corpus.splits["train"], *sizes)
     if config.trainer.window > len(lanes):
-        log.warning("trainer.window=%s is more than the %s segments of an epoch", config.trainer.window, len(lanes))
+        log.warning(
+            "trainer.window=%s is more than the %s segments of an epoch: every update is an epoch, all of whose "
+            "activations are kept in memory",
+            config.trainer.window,
+            len(lanes),
+        )
     optimizer = config.optimizer.build(model)
     schedule = config.scheduler.build(config.optimizer.lr, config.trainer.max_steps)
     if world.size == 1 and config.trainer.reduce is Reduce.bf16:

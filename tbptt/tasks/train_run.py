@@ -14,7 +14,8 @@ from tbptt.data.config import Level
 from tbptt.data.prepare import PreparedCorpus
 from tbptt.launch.world import World
 from tbptt.tasks.scoring import documents_that_reset
-from tbptt.training.checkpoints import Checkpoints
+from tbptt.training.checkpoint import INFO, Checkpoint, DamagedCheckpoint
+from tbptt.training.checkpoints import LAST, Checkpoints
 
 
 @dataclass
@@ -47,12 +48,30 @@ class Run:
         return {"identity": self.identity, "config": config, "typed": typed} | imported
 
 
+def check_same_settings(config: Config, run_dir: Path) -> None:
+    """UserError if the run in this directory has other settings. What it was trained on is not compared yet."""
+    try:
+        folder = Checkpoints(run_dir / "checkpoints").find(LAST)
+        newest = Checkpoint.open(folder, verify=[INFO]) if folder else None
+    except DamagedCheckpoint:
+        return  # the one before it may be whole
+    if newest:
+        same_corpus = newest.info["identity"]["data"] | settings_of_run(config)["data"]
+        newest.check_same_run(settings_of_run(config) | {"data": same_corpus})
+
+
 def identity(config: Config, corpus: PreparedCorpus) -> dict[str, dict[str, Any]]:
+    """The settings that must not change during a run, and its corpus."""
+    settings = settings_of_run(config)
+    return settings | {"data": settings["data"] | corpus.identity()}
+
+
+def settings_of_run(config: Config) -> dict[str, dict[str, Any]]:
     """The settings that must not change during a run. max_steps and logging may change: a run can be extended."""
     trainer = {key: as_dict(config.trainer)[key] for key in ("precision", "clip", "window", "reset_state", "reduce")}
     return {
         "model": without_neutral(type(config.model), as_dict(config.model)),
-        "data": {"batch_size": config.data.batch_size, "order": config.data.order.name} | corpus.identity(),
+        "data": {"batch_size": config.data.batch_size, "order": config.data.order.name},
         "optimizer": as_dict(config.optimizer),
         "scheduler": as_dict(config.scheduler),
         "trainer": trainer,

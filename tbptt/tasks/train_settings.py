@@ -8,6 +8,7 @@ from tbptt.device import pick_device
 from tbptt.errors import UserError
 from tbptt.evaluation.config import EvalReset
 from tbptt.models.lstm import LSTMConfig
+from tbptt.models.stack import StackConfig
 from tbptt.tasks.scoring import check_context, check_losses_file, resets_at_documents, unused_by_pieces
 from tbptt.training.config import ResetState
 from tbptt.training.optimizers import MuonConfig
@@ -80,6 +81,8 @@ def questionable_settings(config: Config) -> list[str]:
                 f"scheduler.decay_share={config.scheduler.decay_share} leaves no stable phase: the decay begins before "
                 f"the {config.scheduler.warmup_steps} updates of the warm-up have ended"
             )
+    if isinstance(config.model, StackConfig):
+        sentences += [f"{key} has no effect: no layer is that mixer" for key in config.model.unused_settings()]
     if config.optimizer.from_checkpoint and config.checkpoint is None:
         sentences.append("optimizer.from_checkpoint=true has no effect without checkpoint=RUN")
     if config.trainer.activation_checkpointing and config.trainer.window == 1 and isinstance(config.model, LSTMConfig):

@@ -27,6 +27,7 @@ from tbptt.training.optimizers import ADAM_FAMILY
 log = logging.getLogger(__name__)
 FILES = WEIGHTS, TRAINING, INFO = "model.safetensors", "training.pt", "checkpoint.json"
 SUMS = "SHA256SUMS"  # in the format of the sha256sum command
+SHOWN = 8  # differences between two runs that a message lists
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of folders on some network file systems
 
 
@@ -53,6 +54,11 @@ class Checkpoint:
             damaged = [name for name in verify if _sha256(folder / name) != sums.get(name)]
         except PermissionError as error:
             raise UserError(f"checkpoint {folder} may not be read: {denied(error)}") from error
+        except FileNotFoundError as error:
+            missing = Path(error.filename).name
+            raise DamagedCheckpoint(
+                f"checkpoint {folder} is damaged or is not a checkpoint: it has no {missing}"
+            ) from error
         except (OSError, ValueError) as error:
             raise DamagedCheckpoint(f"checkpoint {folder} is damaged or is not a checkpoint: {error}") from error
         if damaged:
@@ -80,12 +86,17 @@ class Checkpoint:
             changed = any(reason.startswith("data.") and "_sha256" in reason for reason in differing)
             raise UserError(
                 f"{self.folder} belongs to another run{' or to another text' if changed else ''}: "
-                f"{'; '.join(differing)}. Choose another hydra.run.dir, or start from its weights with checkpoint=RUN"
+                f"{_joined(differing)}. Choose another hydra.run.dir, or start from its weights with checkpoint=RUN"
             )
 
     def _differing(self, current: dict[str, dict[str, Any]]) -> list[str]:
         """The settings in the groups of `current` that are others than this checkpoint was made with."""
         saved = self.info["identity"]
+        for group in ("model", "optimizer", "scheduler"):  # of another kind, it has other settings, too
+            kinds = [identity.get(group, {}).get("name") for identity in (current, saved)]
+            if group in current and kinds[0] != kinds[1]:
+                others = {key: value for key, value in current.items() if key != group}
+                return [f"{group}.name is {kinds[0]}, was {kinds[1]}", *self._differing(others)]
         return sorted(
             f"{group}.{key} is {_abbreviated(current[group].get(key))}, "
             f"was {_abbreviated(saved.get(group, {}).get(key))}"
@@ -103,7 +114,10 @@ class Checkpoint:
             )
             return
         if identity["vocabulary_sha256"] != trained["vocabulary_sha256"]:
+            files = [path for name in ("tokenizer.json", "vocabulary.json") if (path := self.run_dir / name).is_file()]
             hint = "to score a text with the run's vocabulary, use data=text data.path=FILE"
+            if files:
+                hint = f"to read it with the run's vocabulary, set data.vocabulary={files[0]}"
             if identity["vocab_size"] == trained["vocab_size"] + 1:
                 hint = "documents have one entry more, their start token: train the first run on documents, too"
             raise UserError(
@@ -167,6 +181,12 @@ def write(folder: Path, model: nn.Module, training: dict[str, Any], info: dict[s
     (folder / SUMS).write_text(sums, encoding="utf-8")
     for path in [*folder.iterdir(), folder]:
         flush(path)
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+    return "; ".join(reasons[:SHOWN]) + more
 
 
 def _abbreviated(value: Any) -> Any:

@@ -10,6 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
+LONGEST = 255  # bytes in a name
+
 
 def point(link: Path, name: str) -> None:
     """Let `link` mean the folder `name` beside it, whatever stands in its place."""
@@ -27,7 +29,7 @@ def point(link: Path, name: str) -> None:
 
 def follow(link: Path) -> Path:
     """The folder that `link` means, which may not exist; `link` itself if it is a folder or nothing."""
-    if link.is_symlink() or not link.is_file():
+    if link.is_symlink() or not link.is_file() or link.stat().st_size > LONGEST:
         return link.resolve()
     return (link.parent / Path(link.read_text(encoding="utf-8", errors="replace").strip()).name).resolve()
 

@@ -117,6 +117,9 @@ def test_losses_of_every_token_are_kept_and_members_of_a_sweep_do_not_share_them
     kept.unlink()
     run(home, *words, "eval.save_losses=losses", "hydra.run.dir=kept")
     assert kept.stat().st_size == size
+    for name in ("results.json", "results", "run.log"):
+        printed = run(home, *words, f"eval.save_losses={name}", "hydra.run.dir=overwritten", code=1)
+        assert "of the run: choose another name" in printed and not (home / "overwritten").exists()
     shared = f"eval.save_losses={home / 'shared'}"
     run(home, *words, shared, "hydra.run.dir=elsewhere")
     assert (home / "shared").stat().st_size == size
@@ -179,6 +182,17 @@ def test_a_wrong_command_writes_nothing(home, tmp_path, words):
     assert printed.returncode == 1 and printed.stdout == ""
     assert printed.stderr.startswith("Error: ") and printed.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", ["trainer.max_steps=80", "task=eval checkpoint=trained", "task=generate checkpoint=trained"]
+)
+def test_what_a_directory_says_of_its_run_survives_a_command_that_is_refused(home, trained, wrong):
+    record = trained / ".hydra/overrides.yaml"
+    before = record.read_bytes()
+    printed = run(home, *wrong.split(), "hydra.run.dir=trained", code=1)
+    assert "belongs to a" in printed and printed.count("\n") == 1 and len(printed) < 1000
+    assert record.read_bytes() == before
 
 
 @pytest.mark.parametrize("wrong", ["data.workers=-3", "data=text", "data=wikitext2 data.path=nowhere"])
@@ -253,17 +267,22 @@ def test_help_names_groups_choices_and_keys(home):
 
 
 def test_finished_sweeps_are_drawn_again_together(home, trained):
-    for number, split in enumerate(("valid", "test")):
-        words = ["task=eval", "checkpoint=trained", f"eval.split={split}", "eval.mem_len=4,8", "eval.max_tokens=99"]
+    for number, length in enumerate((2, 6)):
+        words = [
+            "task=eval",
+            "checkpoint=trained",
+            f"eval.clamp_len={length}",
+            "eval.mem_len=4,8",
+            "eval.max_tokens=99",
+        ]
         run(home, "-m", *words, f"hydra.sweep.dir=part{number}")
     printed = subprocess.run(
         [sys.executable, "-m", "experiments.sweeps", home / "part0", home / "part1", "--to", home / "both"],
         cwd=ROOT, env=environment(home), capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     rows = list(csv.DictReader((home / "both/sweep.csv").read_text().splitlines()))
-    assert [(row["eval.split"], row["eval.mem_len"]) for row in rows] == [
-        ("valid", "4"), ("valid", "8"), ("test", "4"), ("test", "8"),
-    ]  # fmt: skip
+    found = [(row["eval.clamp_len"], row["eval.mem_len"]) for row in rows]
+    assert found == [("2", "4"), ("2", "8"), ("6", "4"), ("6", "8")]
     assert printed.count("<- best") == 1 and looks_like_a_picture(home / "both/sweep.png")
 
 

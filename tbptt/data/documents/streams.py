@@ -143,7 +143,7 @@ def _write(folder: Path, split: str, parts: list[Part], vocabulary: Vocabulary, 
     if not totals["documents"] and isinstance(config, DocumentsConfig):
         raise UserError(
             f"data={config.name} has no documents in {split}, neither in files nor as data.held_out={config.held_out} "
-            "of train: give it files, or hold out more"
+            "of train: give it files, or hold out more, such as data.held_out=0.05"
         )
     if totals["tokens"] < 2:
         raise UserError(f"{split} has {totals['tokens']} tokens, but needs at least 2: one input and one target")
