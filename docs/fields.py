@@ -78,12 +78,7 @@ def package() -> griffe.Module:
 
 def is_setting(key: str, annotation: str) -> bool:
     """Not a constant, and not a group, whose settings are listed by themselves."""
-    return (
-        key != "name"
-        and not key.startswith("_")
-        and not key.isupper()
-        and "Config" not in annotation
-    )
+    return key != "name" and not key.startswith("_") and not key.isupper() and "Config" not in annotation
 
 
 def kind(annotation: Any) -> str:
