@@ -115,3 +115,10 @@ def test_a_text_that_has_changed_is_named(tmp_path):
     other = IDENTITY | {"data": IDENTITY["data"] | {"vocabulary_sha256": "b"}}  # its digests are shorter here
     with pytest.raises(UserError, match=r"another run or to another text: data\.vocabulary_sha256 is b, was a"):
         saved_run(tmp_path).newest().check_same_run(other)
+
+
+def test_a_file_is_no_checkpoint(tmp_path):
+    saved_run(tmp_path)
+    (tmp_path / "results.json").write_text('{\n "task": "train"\n}\n' * 100)
+    with pytest.raises(UserError, match=r"results\.json is not a checkpoint: give a run directory"):
+        find_checkpoint(str(tmp_path / "results.json"))
