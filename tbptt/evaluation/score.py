@@ -87,7 +87,7 @@ def score(
         steps = world.max(sum(map(plan.steps, plan.batches(world))))
         losses = _losses(model, stream, plan, precision, world, starts_D)
         for step in range(1, steps + 1):
-            for nll_N, index_N in islice(losses, 1):
+            for nll_N, index_N in islice(losses, 1):  # a rank that has fewer steps has none
                 total, count = total + nll_N.sum(dtype=torch.float64), count + len(nll_N)
                 if kept:
                     losses_N[send(index_N, device)] = nll_N.to(losses_N.dtype)

@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
@@ -39,10 +40,10 @@ def run_local_ranks(count: int, task: Callable[[DictConfig], None], composed: Di
         local_addr="127.0.0.1",
         run_id=secrets.token_hex(8),
         max_restarts=0,
-        signals_to_handle=f"{LaunchConfig.signals_to_handle},SIGUSR2",  # those that it passes on to the ranks
+        **passed_on(),
     )
     error_file.unlink(missing_ok=True)
-    # Until the ranks are there; torch sets handlers of its own then, and leaves them.
+    # Until the ranks are there: torch then sets a handler of its own (2.8: none), and leaves it.
     previous_handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         elastic_launch(launch, _run_rank)(task, composed, HydraConfig.instance().cfg)
@@ -57,6 +58,12 @@ def run_local_ranks(count: int, task: Callable[[DictConfig], None], composed: Di
         raise RankFailure(error_file.read_text(encoding="utf-8").strip() if error_file.exists() else cause) from None
     finally:
         signal.signal(signal.SIGUSR2, previous_handler)
+
+
+def passed_on() -> dict[str, Any]:
+    """The argument of torch's launcher that names the signals it passes on to the ranks; torch 2.8 has none."""
+    known = getattr(LaunchConfig, "signals_to_handle", None)
+    return {} if known is None else {"signals_to_handle": f"{known},SIGUSR2"}
 
 
 def _run_rank(task: Callable[[DictConfig], None], composed: DictConfig, hydra: DictConfig) -> None:

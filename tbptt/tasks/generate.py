@@ -72,14 +72,15 @@ def _generate(config: Config, run_dir: Path, world: World) -> None:
     _set_context(trained, config)
     language = language_of(config, trained.checkpoint, overrides)
     prompt = _read_prompt(config, language, run_dir)
+    start = _start(config, trained, language)
     begin(run_dir, world.is_main)
     shutil.rmtree(prompt.folder, ignore_errors=True)  # the continuations of an earlier start
     log.info("Generating with %s (step %s)", trained.checkpoint.folder, f"{trained.checkpoint.info['step']:,}")
     started = time.perf_counter()
     if isinstance(config.generate, SampleConfig):
-        writers, signum = _sample(config, trained, prompt, world)
+        writers, signum = _sample(config, trained, prompt, world, start)
     else:
-        writers, signum = _beam_search(config, trained, prompt, world), 0
+        writers, signum = _beam_search(config, trained, prompt, world, start), 0
     seconds = time.perf_counter() - started
     _show_others(writers, prompt)
     write_results(_results(config, trained, prompt, writers, signum, seconds), run_dir)
@@ -121,9 +122,9 @@ def _tgt_len(config: Config, trained: TrainedModel) -> int:
     return config.eval.tgt_len or trained.config.tgt_len
 
 
-def _start(config: Config, trained: TrainedModel, prompt: Prompt) -> int | None:
+def _start(config: Config, trained: TrainedModel, language: Language) -> int | None:
     """The token that empties the state, if documents do so in evaluations of this model."""
-    start = prompt.language.vocabulary.start
+    start = language.vocabulary.start
     if start is None and config.eval.reset_state is EvalReset.document:
         raise UserError(
             "eval.reset_state=document needs documents, and the run was trained on text without any: leave it out"
@@ -132,7 +133,7 @@ def _start(config: Config, trained: TrainedModel, prompt: Prompt) -> int | None:
 
 
 def _sample(
-    config: Config, trained: TrainedModel, prompt: Prompt, world: World
+    config: Config, trained: TrainedModel, prompt: Prompt, world: World, start: int | None
 ) -> tuple[list[ContinuationWriter], int]:
     """Write all samples token by token, up to their length or a stop signal. Returns the signal too, or 0.
 
@@ -142,7 +143,6 @@ def _sample(
     assert isinstance(settings, SampleConfig)
     writers = [prompt.writer(number) for number in range(1, settings.samples + 1)]
     tokens_P, tgt_len = prompt.tokens_P.to(world.device), _tgt_len(config, trained)
-    start = _start(config, trained, prompt)
     with stop_on_signal(world) as stop:
         for tokens_B, log_probs_B in sample(
             trained.model, tokens_P, settings, config.seed, tgt_len, config.trainer.precision, start
@@ -153,12 +153,13 @@ def _sample(
     return writers, signum
 
 
-def _beam_search(config: Config, trained: TrainedModel, prompt: Prompt, world: World) -> list[ContinuationWriter]:
+def _beam_search(
+    config: Config, trained: TrainedModel, prompt: Prompt, world: World, start: int | None
+) -> list[ContinuationWriter]:
     """Run a beam search and write the continuations found, most likely first."""
     settings = config.generate
     assert isinstance(settings, BeamConfig)
     tokens_P, tgt_len = prompt.tokens_P.to(world.device), _tgt_len(config, trained)
-    start = _start(config, trained, prompt)
     with tqdm(total=settings.length, desc="beam search", unit="token", disable=None) as bar:
         found_BL, total_B = beam_search(
             trained.model, tokens_P, settings, tgt_len, config.trainer.precision, bar.update, start

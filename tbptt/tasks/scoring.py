@@ -104,8 +104,8 @@ def check_context(config: EvalConfig, model: ModelConfig) -> None:
 def check_losses_file(config: Config) -> None:
     """UserError if all members of a sweep would write the file of eval.save_losses, or it is one of the run's own."""
     path = Path(config.eval.save_losses or "").expanduser()
-    for name in (path.name, f"{path.name}.json"):
-        if config.eval.save_losses and (name in OWN_FILES or name.startswith("run.")):
+    for name in (path.name, f"{path.name}.json") if path == Path(path.name) else ():
+        if name in OWN_FILES or name.startswith("run."):
             raise UserError(f"eval.save_losses={path} would overwrite {name} of the run: choose another name")
     if path.is_absolute() and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise UserError(

@@ -117,13 +117,14 @@ def test_losses_of_every_token_are_kept_and_members_of_a_sweep_do_not_share_them
     kept.unlink()
     run(home, *words, "eval.save_losses=losses", "hydra.run.dir=kept")
     assert kept.stat().st_size == size
-    for name in ("results.json", "results", "run.log"):
+    for name in ("results.json", "./results", "run.log"):
         printed = run(home, *words, f"eval.save_losses={name}", "hydra.run.dir=overwritten", code=1)
         assert "of the run: choose another name" in printed and not (home / "overwritten").exists()
+    (home / "other").mkdir()
+    elsewhere = home / "other/results.json"  # of no run
+    run(home, *words, f"eval.save_losses={elsewhere}", "hydra.run.dir=elsewhere")
+    assert elsewhere.stat().st_size == size
     shared = f"eval.save_losses={home / 'shared'}"
-    run(home, *words, shared, "hydra.run.dir=elsewhere")
-    assert (home / "shared").stat().st_size == size
-    (home / "shared").unlink()
     printed = run(home, "-m", *words, "eval.mem_len=4,8", shared, "hydra.sweep.dir=sharing", code=1)
     assert "would be written by every member of the sweep" in printed and not (home / "shared").exists()
     printed = run(home, "-m", *SMALL, "seed=1,2", shared, "hydra.sweep.dir=untrained", code=1)

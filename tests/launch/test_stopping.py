@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tbptt.launch import local
+
 HAND_OVER = """
 import signal
 from tbptt.launch.stopping import Stopped, requeue
@@ -81,3 +83,9 @@ def test_a_scontrol_that_dies_of_a_signal_does_not_keep_a_job_from_its_requeue(t
     script = HAND_OVER.replace("requeue(Stopped(signal.SIGTERM))", "requeue(Stopped(signal.SIGUSR2))")
     result = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "handed over\n"), result.stderr
+
+
+def test_sigusr2_is_passed_on_where_torch_can(monkeypatch):
+    assert local.passed_on()["signals_to_handle"].split(",")[-1] == "SIGUSR2"
+    monkeypatch.delattr(local.LaunchConfig, "signals_to_handle")  # as in torch 2.8
+    assert local.passed_on() == {}

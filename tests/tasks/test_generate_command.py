@@ -106,6 +106,13 @@ def test_a_model_without_memory_is_told_of_it(home):
     assert not (home / "forgetful/generated").exists()
 
 
+def test_documents_that_a_run_does_not_know_are_refused_and_what_was_generated_is_kept(home):
+    run(home, *GENERATE, "prompt=def ", "hydra.run.dir=documents")
+    words = ["prompt=def ", "eval.reset_state=document", "hydra.run.dir=documents"]
+    assert "eval.reset_state=document needs documents" in run(home, *GENERATE, *words, code=1)
+    assert (home / "documents/generated/1.txt").is_file() and (home / "documents/results.json").is_file()
+
+
 def test_a_training_run_is_not_overwritten(home):
     assert "belongs to a training run" in run(home, *GENERATE, "hydra.run.dir=trained", code=1)
     assert results_of(home / "trained")["task"] == "train"
